@@ -28,7 +28,10 @@ _OS_ADVICE = {
 def make_parser(prog: str, description: str, epilog: str | None = None) -> argparse.ArgumentParser:
     """An argument parser with the options that all commands have."""
     parser = argparse.ArgumentParser(
-        prog=prog, description=description, epilog=epilog, formatter_class=argparse.RawDescriptionHelpFormatter
+        prog=prog,
+        description=description,
+        epilog=epilog,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--version", action="version", version=f"deeplab-infer {__version__}")
     loudness = parser.add_mutually_exclusive_group()
@@ -52,7 +55,7 @@ def run_command(
         _say(prog, "interrupted; files that were not finished have been removed")
         return 130
     except BrokenPipeError:
-        # The reader of a pipe went away (`| head`): nothing is wrong with us, but stdout must not be flushed again.
+        # The reader of a pipe went away (`| head`): not our error, but stdout must not be flushed again.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except DeepLabError as error:

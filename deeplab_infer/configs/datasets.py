@@ -6,10 +6,11 @@ from __future__ import annotations
 import colorsys
 import functools
 import json
+from dataclasses import dataclass
 from importlib.resources import files
 
 from ..errors import ConfigError
-from .schema import DatasetSpec, suggest
+from .suggest import suggest
 
 _ALIASES = {
     "ade": "ade20k",
@@ -20,6 +21,37 @@ _ALIASES = {
     "pcontext_59": "pascal_context_59",
     "streets": "synthetic_streets",
 }
+
+
+@dataclass(frozen=True)
+class DatasetSpec:
+    """The classes of a dataset and how its label files are read.
+
+    Attributes:
+        name: short name, e.g. ``"cityscapes"``.
+        classes: class names; the position is the label value.
+        palette: one RGB colour (0..255) per class.
+        ignore_index: label value that counts neither in training nor in metrics.
+        reduce_zero_label: label files store 0 for "ignore" and k + 1 for class k.
+    """
+
+    name: str
+    classes: tuple[str, ...]
+    palette: tuple[tuple[int, int, int], ...]
+    ignore_index: int = 255
+    reduce_zero_label: bool = False
+
+    def __post_init__(self) -> None:
+        if len(self.classes) != len(self.palette):
+            raise ConfigError(
+                f"dataset {self.name!r}: {len(self.classes)} classes but "
+                f"{len(self.palette)} palette colours; give one colour per class"
+            )
+        for colour in self.palette:
+            if len(colour) != 3 or not all(0 <= c <= 255 for c in colour):
+                raise ConfigError(
+                    f"dataset {self.name!r}: palette colour {colour!r} is not three values in 0..255"
+                )
 
 
 @functools.cache
@@ -61,7 +93,8 @@ def generic_dataset(num_classes: int, classes: tuple[str, ...] = ()) -> DatasetS
     # Steps of the golden ratio around the colour circle keep any two neighbours apart, for any count.
     hues = [(i * 0.6180339887) % 1.0 for i in range(num_classes)]
     colours = [
-        colorsys.hsv_to_rgb(hue, 0.55 + 0.45 * (i % 2), 0.95 - 0.25 * (i % 3 == 2)) for i, hue in enumerate(hues)
+        colorsys.hsv_to_rgb(hue, 0.55 + 0.45 * (i % 2), 0.95 - 0.25 * (i % 3 == 2))
+        for i, hue in enumerate(hues)
     ]
     palette = tuple((round(r * 255), round(g * 255), round(b * 255)) for r, g, b in colours)
     return DatasetSpec(name="custom", classes=names, palette=palette)

@@ -13,7 +13,8 @@ import yaml
 from ..errors import ConfigError
 from ..files import atomic_write
 from .named import named_config
-from .schema import FIELD_NAMES, ModelConfig, coerce, suggest
+from .schema import FIELD_NAMES, ModelConfig, coerce
+from .suggest import suggest
 
 _MAX_YAML_BYTES = 1 << 20
 
@@ -93,7 +94,11 @@ def _read_yaml(path: Path) -> ModelConfig:
         unknown = [key for key in values if key not in FIELD_NAMES]
         if unknown:
             raise ConfigError(f"unknown config field {unknown[0]!r}{suggest(str(unknown[0]), FIELD_NAMES)}")
-        parent = named_config(base) if not str(base).endswith((".yaml", ".yml")) else _read_yaml(path.parent / base)
+        parent = (
+            named_config(base)
+            if not str(base).endswith((".yaml", ".yml"))
+            else _read_yaml(path.parent / base)
+        )
         changes = {key: coerce(key, value) for key, value in values.items()}
         return parent.replace(**{"name": path.stem, **changes})
     except ConfigError as error:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The named configs: the published tables, the papers' models and the bundled example, as one table of data."""
+"""The named configs as one table of data: published tables, papers' models, the bundled example."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ from typing import Any
 from ..errors import ConfigError
 from .datasets import dataset_spec
 from .reference import ReferenceRow, reference_rows
-from .schema import IMAGENET_MEAN, IMAGENET_STD, ModelConfig, suggest
+from .schema import IMAGENET_MEAN, IMAGENET_STD, ModelConfig
+from .suggest import suggest
 
 # Label in the published tables -> what it means for the network.
 _BACKBONES: dict[str, dict[str, Any]] = {
@@ -55,8 +56,8 @@ _DENSE = {"aspp_separable": False, "decoder_separable": False}
 _V3 = {"architecture": "deeplabv3", "aspp_separable": False}
 _CASCADE = {"architecture": "deeplabv3", "aspp": False, "image_pooling": False, "aspp_rates": ()}
 
-# name -> the layers of settings it is made of; later ones win. Sources: DeepLabv3 (arXiv 1706.05587) tables 1 to 5,
-# DeepLabv3+ (arXiv 1802.02611) tables 3 and 5, and the TensorFlow model zoo for MobileNetV2.
+# name -> the layers of settings it is made of; later ones win. Sources: DeepLabv3 (arXiv 1706.05587)
+# tables 1 to 5, DeepLabv3+ (arXiv 1802.02611) tables 3 and 5, the TensorFlow model zoo for MobileNetV2.
 _PAPER_MODELS: dict[str, tuple[dict[str, Any], ...]] = {
     "deeplabv3plus_resnet50-beta": (_RESNET_BETA, {"depth": 50}),
     "deeplabv3plus_resnet101-beta": (_RESNET_BETA, {"depth": 101}),
@@ -144,7 +145,9 @@ def named_config(name: str) -> ModelConfig:
     key = _legacy_names().get(key, key)
     if key not in _table():
         near = suggest(key, [*_table(), *_legacy_names()])
-        raise ConfigError(f"unknown config {name!r}{near} (`deeplab-export --list` shows all {len(_table())})")
+        raise ConfigError(
+            f"unknown config {name!r}{near} (`deeplab-export --list` shows all {len(_table())})"
+        )
     settings = dict(_table()[key])
     settings["dataset"] = dataset_spec(settings["dataset"])
     return ModelConfig(name=key, **settings)

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The published DeepLabV3+ and DeepLabV3 tables of mmsegmentation, row by row.
 
-37 DeepLabV3+ rows and their DeepLabV3 sisters, as the model zoo's README printed them in January 2022. Memory is
-training memory of one of four GPUs; fps is batch 1 on a V100, forward and post-processing.
+37 DeepLabV3+ rows and their DeepLabV3 sisters, as the model zoo's README printed them in January 2022.
+Memory is training memory of one of four GPUs; fps is batch 1 on a V100, forward and post-processing.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from importlib.resources import files
 
 from ..errors import ConfigError
-from .schema import suggest
+from .suggest import suggest
 
 _DATASETS = {
     "Cityscapes": "cityscapes",

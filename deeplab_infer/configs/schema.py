@@ -4,14 +4,15 @@
 from __future__ import annotations
 
 import dataclasses
-import difflib
-import types
 import typing
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from ..errors import ConfigError
+from .datasets import DatasetSpec, dataset_spec, generic_dataset
+from .fields import coerce_to, to_plain
+from .suggest import suggest
 
 Triple = tuple[float, float, float]
 Size = tuple[int, int]
@@ -20,36 +21,11 @@ IMAGENET_MEAN: Triple = (123.675, 116.28, 103.53)
 IMAGENET_STD: Triple = (58.395, 57.12, 57.375)
 
 DEPTHS = {"resnet": (18, 34, 50, 101, 152), "xception": (41, 65, 71), "mobilenet_v2": (0,)}
-_STAGES = {8: ((1, 2, 1, 1), (1, 1, 2, 4)), 16: ((1, 2, 2, 1), (1, 1, 1, 2)), 32: ((1, 2, 2, 2), (1, 1, 1, 1))}
-
-
-@dataclass(frozen=True)
-class DatasetSpec:
-    """The classes of a dataset and how its label files are read.
-
-    Attributes:
-        name: short name, e.g. ``"cityscapes"``.
-        classes: class names; the position is the label value.
-        palette: one RGB colour (0..255) per class.
-        ignore_index: label value that counts neither in training nor in metrics.
-        reduce_zero_label: label files store 0 for "ignore" and k + 1 for class k.
-    """
-
-    name: str
-    classes: tuple[str, ...]
-    palette: tuple[tuple[int, int, int], ...]
-    ignore_index: int = 255
-    reduce_zero_label: bool = False
-
-    def __post_init__(self) -> None:
-        if len(self.classes) != len(self.palette):
-            raise ConfigError(
-                f"dataset {self.name!r}: {len(self.classes)} classes but {len(self.palette)} palette colours; "
-                "give one colour per class"
-            )
-        for colour in self.palette:
-            if len(colour) != 3 or not all(0 <= c <= 255 for c in colour):
-                raise ConfigError(f"dataset {self.name!r}: palette colour {colour!r} is not three values in 0..255")
+_STAGES = {
+    8: ((1, 2, 1, 1), (1, 1, 2, 4)),
+    16: ((1, 2, 2, 1), (1, 1, 1, 2)),
+    32: ((1, 2, 2, 2), (1, 1, 1, 1)),
+}
 
 
 @dataclass(frozen=True)
@@ -210,8 +186,6 @@ class ModelConfig:
         if "num_classes" in changes and "dataset" not in changes:
             count = changes["num_classes"]
             if isinstance(count, int) and count != len(self.dataset.classes):
-                from .datasets import generic_dataset
-
                 changes["dataset"] = generic_dataset(count)
         if "dataset" in changes and "num_classes" not in changes:
             changes["num_classes"] = len(changes["dataset"].classes)
@@ -230,13 +204,15 @@ class ModelConfig:
             return tuple(max(1, rate * self.output_stride // output_stride) for rate in rates)
 
         multi_grid = follow(self.multi_grid) if self.multi_grid_absolute else self.multi_grid
-        return self.replace(output_stride=output_stride, aspp_rates=follow(self.aspp_rates), multi_grid=multi_grid)
+        return self.replace(
+            output_stride=output_stride, aspp_rates=follow(self.aspp_rates), multi_grid=multi_grid
+        )
 
     # -- serialisation
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON-able values; `from_dict` reads them back unchanged."""
-        return _plain(dataclasses.asdict(self))
+        return to_plain(dataclasses.asdict(self))
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> ModelConfig:
@@ -251,7 +227,9 @@ class ModelConfig:
             if key not in FIELD_NAMES:
                 raise _unknown_field(str(key))
         if "dataset" not in values:
-            raise ConfigError("a model config needs 'dataset': a dataset's name, or its name, classes and palette")
+            raise ConfigError(
+                "a model config needs 'dataset': a dataset's name, or its name, classes and palette"
+            )
         converted = {key: coerce(key, value) for key, value in values.items()}
         converted.setdefault("name", "custom")
         return cls(**converted)
@@ -263,35 +241,10 @@ _HINTS = typing.get_type_hints(ModelConfig)
 
 def coerce(key: str, value: Any) -> Any:
     """Turn a value from JSON, YAML or a command line into the field's type, or raise `ConfigError`."""
-    if key == "dataset":
-        return _coerce_dataset(value)
-    return _coerce(_HINTS[key], key, value)
-
-
-def _coerce(hint: Any, key: str, value: Any) -> Any:
-    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
-    if origin in (typing.Union, types.UnionType):
-        if value is None:
-            return None
-        return _coerce(next(a for a in arguments if a is not type(None)), key, value)
-    if origin is tuple:
-        if not isinstance(value, (list, tuple)):
-            raise ConfigError(f"{key}: expected a list, got {value!r}")
-        return tuple(_coerce(arguments[0], key, item) for item in value)
-    if origin is Literal:
-        if value not in arguments:
-            raise ConfigError(f"{key}: {value!r} is not one of {', '.join(map(repr, arguments))}")
-        return value
-    if hint is float and isinstance(value, int) and not isinstance(value, bool):
-        return float(value)
-    if not isinstance(value, hint) or (hint is int and isinstance(value, bool)):
-        raise ConfigError(f"{key}: expected {hint.__name__}, got {value!r}")
-    return value
+    return _coerce_dataset(value) if key == "dataset" else coerce_to(_HINTS[key], key, value)
 
 
 def _coerce_dataset(value: Any) -> DatasetSpec:
-    from .datasets import dataset_spec
-
     if isinstance(value, DatasetSpec):
         return value
     if isinstance(value, str):
@@ -310,32 +263,20 @@ def _coerce_dataset(value: Any) -> DatasetSpec:
     try:
         fields["palette"] = tuple(tuple(int(v) for v in colour) for colour in value["palette"])
     except (TypeError, ValueError):
-        raise ConfigError("dataset.palette: expected a list of [red, green, blue] colours in 0..255") from None
+        raise ConfigError(
+            "dataset.palette: expected a list of [red, green, blue] colours in 0..255"
+        ) from None
     return DatasetSpec(**fields)
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _plain(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_plain(item) for item in value]
-    return value
 
 
 def _unknown_field(key: str) -> ConfigError:
     return ConfigError(f"unknown config field {key!r}{suggest(key, FIELD_NAMES)}")
 
 
-def suggest(word: str, known: Iterable[str], count: int = 3) -> str:
-    """``; did you mean 'a' or 'b'?`` for near misses, an empty string where nothing is near."""
-    near = difflib.get_close_matches(word, list(known), n=count, cutoff=0.55)
-    return f"; did you mean {' or '.join(repr(n) for n in near)}?" if near else ""
-
-
 def _check_types(config: ModelConfig) -> None:
     for name, hint in _HINTS.items():
         if name != "dataset":
-            _coerce(hint, name, getattr(config, name))
+            coerce_to(hint, name, getattr(config, name))
     if not isinstance(config.dataset, DatasetSpec):
         raise ConfigError(f"dataset: expected a DatasetSpec, got {config.dataset!r}")
 
@@ -353,11 +294,19 @@ def _check_network(config: ModelConfig) -> None:
     require(config.num_classes >= 1, f"num_classes must be at least 1, got {config.num_classes}")
     require(
         len(config.dataset.classes) == config.num_classes,
-        f"num_classes is {config.num_classes} but dataset {config.dataset.name!r} has {len(config.dataset.classes)}",
+        f"num_classes is {config.num_classes} but dataset {config.dataset.name!r} has "
+        f"{len(config.dataset.classes)}",
     )
-    require(all(rate >= 1 for rate in config.aspp_rates), f"aspp_rates must be positive, got {config.aspp_rates}")
-    require(all(rate >= 1 for rate in config.multi_grid), f"multi_grid must be positive, got {config.multi_grid}")
-    require(config.projection_kernel in (1, 3), f"projection_kernel must be 1 or 3, got {config.projection_kernel}")
+    require(
+        all(rate >= 1 for rate in config.aspp_rates), f"aspp_rates must be positive, got {config.aspp_rates}"
+    )
+    require(
+        all(rate >= 1 for rate in config.multi_grid), f"multi_grid must be positive, got {config.multi_grid}"
+    )
+    require(
+        config.projection_kernel in (1, 3),
+        f"projection_kernel must be 1 or 3, got {config.projection_kernel}",
+    )
     require(0 <= config.cascade_blocks <= 3, f"cascade_blocks must be 0 to 3, got {config.cascade_blocks}")
     require(
         config.cascade_blocks == 0 or (config.backbone == "resnet" and config.depth >= 50),
@@ -386,7 +335,12 @@ def _check_input(config: ModelConfig) -> None:
     require(all(s > 0 for s in config.std), f"std must be positive, got {config.std}")
     for name in ("window", "window_stride", "test_scale", "crop_size"):
         size = getattr(config, name)
-        require(size is None or (len(size) == 2 and min(size) >= 1), f"{name} must be two positive sizes, got {size}")
+        require(
+            size is None or (len(size) == 2 and min(size) >= 1),
+            f"{name} must be two positive sizes, got {size}",
+        )
     if config.test_mode == "slide":
-        require(config.window is not None and config.window_stride is not None,
-                "test_mode 'slide' needs window and window_stride")
+        require(
+            config.window is not None and config.window_stride is not None,
+            "test_mode 'slide' needs window and window_stride",
+        )

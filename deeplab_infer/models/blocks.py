@@ -58,7 +58,9 @@ class ConvBnRelu(nn.Module):
 class Convolution(nn.Module):
     """A bare convolution under the same names as `ConvBnRelu` (``separable_bn: after``)."""
 
-    def __init__(self, in_channels: int, out_channels: int, kernel: int, dilation: int = 1, groups: int = 1) -> None:
+    def __init__(
+        self, in_channels: int, out_channels: int, kernel: int, dilation: int = 1, groups: int = 1
+    ) -> None:
         super().__init__()
         self.conv = conv(in_channels, out_channels, kernel, dilation=dilation, groups=groups)
 
@@ -69,11 +71,15 @@ class Convolution(nn.Module):
 class SeparableConvBnRelu(nn.Module):
     """Atrous separable convolution (DeepLabv3+ section 3.1): 3x3 depthwise, then 1x1 pointwise."""
 
-    def __init__(self, in_channels: int, out_channels: int, norm: Norm, dilation: int, bn_after_depthwise: bool) -> None:
+    def __init__(
+        self, in_channels: int, out_channels: int, norm: Norm, dilation: int, bn_after_depthwise: bool
+    ) -> None:
         super().__init__()
         self.depthwise: nn.Module
         if bn_after_depthwise:
-            self.depthwise = ConvBnRelu(in_channels, in_channels, 3, norm, dilation=dilation, groups=in_channels)
+            self.depthwise = ConvBnRelu(
+                in_channels, in_channels, 3, norm, dilation=dilation, groups=in_channels
+            )
         else:
             self.depthwise = Convolution(in_channels, in_channels, 3, dilation=dilation, groups=in_channels)
         self.pointwise = ConvBnRelu(in_channels, out_channels, 1, norm)
@@ -83,7 +89,13 @@ class SeparableConvBnRelu(nn.Module):
 
 
 def conv3x3_block(
-    in_channels: int, out_channels: int, norm: Norm, *, separable: bool, bn_after_depthwise: bool, dilation: int = 1
+    in_channels: int,
+    out_channels: int,
+    norm: Norm,
+    *,
+    separable: bool,
+    bn_after_depthwise: bool,
+    dilation: int = 1,
 ) -> nn.Module:
     """A 3x3 block, dense or depthwise-separable, with normalisation and ReLU."""
     if separable:

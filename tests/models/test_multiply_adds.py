@@ -25,7 +25,9 @@ def multiply_adds(config, height, width):
 
 def paper_config(row):
     decoder, separable = row["decoder"] == "1", row["separable"] == "1"
-    backbone = {"resnet101_beta": "resnet101-beta", "mobilenet_v2": "mobilenetv2"}.get(row["backbone"], row["backbone"])
+    backbone = {"resnet101_beta": "resnet101-beta", "mobilenet_v2": "mobilenetv2"}.get(
+        row["backbone"], row["backbone"]
+    )
     name = f"deeplabv3{'plus' if decoder else ''}_{backbone}"
     if decoder and not separable:
         name += "_dense"
@@ -43,7 +45,8 @@ def single_scale_rows():
     with open(FIGURES, newline="") as stream:
         # Multi-scale rows are sums of the same networks at other sizes; the searched DPC head is not one of ours.
         rows = [r for r in csv.DictReader(stream) if r["scales"] == "1" and r["backbone"] != "xception71"]
-    return [pytest.param(r, id=f"{r['source']}-{r['backbone']}-os{r['eval_os']}-d{r['decoder']}{r['separable']}") for r in rows]
+    names = ("backbone", "height", "eval_os", "decoder", "separable")
+    return [pytest.param(row, id="-".join(row[name] for name in names)) for row in rows]
 
 
 @pytest.mark.parametrize("row", single_scale_rows())
@@ -52,9 +55,10 @@ def test_paper_networks(row):
     assert counted == pytest.approx(float(row["dense_gmacs"]), abs=0.002)
 
 
-@pytest.mark.parametrize(
-    "row", {(r.method, r.backbone, r.network_input): r for r in reference_rows()}.values(), ids=lambda r: r.name
-)
+NETWORKS = {(row.method, row.backbone, row.network_input): row for row in reference_rows()}
+
+
+@pytest.mark.parametrize("row", NETWORKS.values(), ids=lambda row: row.name)
 def test_published_table_networks(row):
     windows = {769: 8, 390: 2}.get(row.network_input[0], 1)
     assert windows * multiply_adds(row.name, *row.network_input) == pytest.approx(row.gmacs, abs=0.06)

@@ -37,10 +37,11 @@ class UnitPlan:
 def plan_units(config: ModelConfig) -> list[UnitPlan]:
     """All units; a stride beyond the output stride becomes a doubled rate.
 
-    With ``contract_dilation`` the unit that lost its stride keeps the old rate (the papers' code); without, it has
-    the doubled one already (mmsegmentation, segmentation_models_pytorch).
+    With ``contract_dilation`` the unit that lost its stride keeps the old rate (the papers' code); without,
+    it has the doubled one already (mmsegmentation, segmentation_models_pytorch).
     """
-    plan, current, rate = [], 2, 1
+    plan: list[UnitPlan] = []
+    current, rate = 2, 1
     for expansion, channels, count, stride in _LAYERS:
         first_rate = rate
         if current * stride > config.output_stride:
@@ -49,8 +50,8 @@ def plan_units(config: ModelConfig) -> list[UnitPlan]:
             stride = 1
         current *= stride
         width = _divisible(channels * config.width_mult)
-        for unit in range(count):
-            plan.append(UnitPlan(expansion, width, stride if unit == 0 else 1, first_rate if unit == 0 else rate))
+        plan.append(UnitPlan(expansion, width, stride, first_rate))
+        plan += [UnitPlan(expansion, width, 1, rate)] * (count - 1)
     return plan
 
 
@@ -60,7 +61,9 @@ def _divisible(channels: float, divisor: int = 8) -> int:
     return rounded + divisor if rounded < 0.9 * channels else rounded
 
 
-def _conv_bn_relu6(in_channels: int, out_channels: int, kernel: int, norm: Norm, **options: int) -> nn.Sequential:
+def _conv_bn_relu6(
+    in_channels: int, out_channels: int, kernel: int, norm: Norm, **options: int
+) -> nn.Sequential:
     return nn.Sequential(conv(in_channels, out_channels, kernel, **options), norm(out_channels), nn.ReLU6())
 
 

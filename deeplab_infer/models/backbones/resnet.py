@@ -51,9 +51,10 @@ def _plan_stages(config: ModelConfig) -> list[list[UnitPlan]]:
 
 
 def _plan_beta(config: ModelConfig) -> list[list[UnitPlan]]:
-    """The stride is in the last unit of a block; once the output stride is reached it doubles the following rates."""
+    """The stride is in a block's last unit; beyond the output stride it doubles the rates that follow."""
     counts = UNITS[config.depth] + (UNITS[config.depth][3],) * config.cascade_blocks
-    plan, stride, rate = [], 4, 1
+    plan: list[list[UnitPlan]] = []
+    stride, rate = 4, 1
     for index, count in enumerate(counts):
         grid = _multi_grid(config, count, 1) if config.multi_grid and index >= 3 else [1] * count
         units = []
@@ -129,8 +130,8 @@ def _downsample(in_channels: int, out_channels: int, stride: int, norm: Norm, st
 class ResNet(Backbone):
     """ResNet-18 to -152 at output stride 8, 16 or 32, with up to three extra cascade blocks.
 
-    Low-level features are stage 1's output (stride 4); for "beta", whose stage 1 ends with a stride, the output
-    of the unit before it (DeepLabv3+ section 4: the last feature map of res2x before striding).
+    Low-level features are stage 1's output (stride 4); for "beta", whose stage 1 ends with a stride, the
+    output of the unit before it (DeepLabv3+ section 4: the last feature map of res2x before striding).
     """
 
     def __init__(self, config: ModelConfig) -> None:

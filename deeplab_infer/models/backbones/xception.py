@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Aligned Xception of DeepLabv3+ (section 3.2): 41, 65 or 71 layers.
 
-State-dict names are those of timm's ``xception41``, ``xception65`` and ``xception71``, whose weights come from the
-papers' authors. As there, the stride of a module is in its third separable convolution, and except in the exit's last
-module the ReLU stands before each separable convolution.
+State-dict names are those of timm's ``xception41``, ``xception65`` and ``xception71``, whose weights come
+from the papers' authors. As there, the stride of a module is in its third separable convolution, and except
+in the exit's last module the ReLU stands before each separable convolution.
 """
 
 from __future__ import annotations
@@ -41,7 +41,8 @@ def plan_modules(depth: int, output_stride: int) -> list[ModulePlan]:
     nominal = [((width,) * 3, stride, False) for width, stride in _ENTRY[depth]]
     nominal += [((728,) * 3, 1, False)] * _MIDDLE[depth]
     nominal += [((728, 1024, 1024), 2, False), ((1536, 1536, 2048), 1, True)]
-    plan, current, rate = [], 2, 1
+    plan: list[ModulePlan] = []
+    current, rate = 2, 1
     for channels, stride, is_exit in nominal:
         if current * stride > output_stride:
             plan.append(ModulePlan(channels, 1, rate, is_exit))
@@ -53,9 +54,11 @@ def plan_modules(depth: int, output_stride: int) -> list[ModulePlan]:
 
 
 class SeparableConv(nn.Module):
-    """3x3 depthwise and 1x1 pointwise convolution, each with batch normalisation; ReLUs only in the exit module."""
+    """3x3 depthwise and 1x1 pointwise convolution, each normalised; ReLUs only in the exit module."""
 
-    def __init__(self, in_channels: int, out_channels: int, stride: int, dilation: int, relu: bool, norm: Norm) -> None:
+    def __init__(
+        self, in_channels: int, out_channels: int, stride: int, dilation: int, relu: bool, norm: Norm
+    ) -> None:
         super().__init__()
         self.conv_dw = conv(in_channels, in_channels, 3, stride, dilation, groups=in_channels)
         self.bn_dw = norm(in_channels)
@@ -93,7 +96,9 @@ class XceptionModule(nn.Module):
         self.stack = nn.ModuleDict()
         for index, width in enumerate(plan.channels):
             stride = plan.stride if index == 2 else 1
-            self.stack[f"conv{index + 1}"] = SeparableConv(in_channels, width, stride, plan.dilation, plan.exit, norm)
+            self.stack[f"conv{index + 1}"] = SeparableConv(
+                in_channels, width, stride, plan.dilation, plan.exit, norm
+            )
             in_channels = width
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
@@ -108,7 +113,7 @@ class XceptionModule(nn.Module):
 
 
 class Xception(Backbone):
-    """Aligned Xception. Low-level features: what enters the strided convolution of the module that leaves stride 4."""
+    """Aligned Xception; low-level features are what enters the convolution that leaves stride 4."""
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__(config)
