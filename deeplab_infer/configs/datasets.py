@@ -49,9 +49,7 @@ class DatasetSpec:
             )
         for colour in self.palette:
             if len(colour) != 3 or not all(0 <= c <= 255 for c in colour):
-                raise ConfigError(
-                    f"dataset {self.name!r}: palette colour {colour!r} is not three values in 0..255"
-                )
+                raise ConfigError(f"dataset {self.name!r}: palette colour {colour!r} is not three values in 0..255")
 
 
 @functools.cache
@@ -93,8 +91,7 @@ def generic_dataset(num_classes: int, classes: tuple[str, ...] = ()) -> DatasetS
     # Steps of the golden ratio around the colour circle keep any two neighbours apart, for any count.
     hues = [(i * 0.6180339887) % 1.0 for i in range(num_classes)]
     colours = [
-        colorsys.hsv_to_rgb(hue, 0.55 + 0.45 * (i % 2), 0.95 - 0.25 * (i % 3 == 2))
-        for i, hue in enumerate(hues)
+        colorsys.hsv_to_rgb(hue, 0.55 + 0.45 * (i % 2), 0.95 - 0.25 * (i % 3 == 2)) for i, hue in enumerate(hues)
     ]
     palette = tuple((round(r * 255), round(g * 255), round(b * 255)) for r, g, b in colours)
     return DatasetSpec(name="custom", classes=names, palette=palette)

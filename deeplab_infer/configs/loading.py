@@ -94,11 +94,7 @@ def _read_yaml(path: Path) -> ModelConfig:
         unknown = [key for key in values if key not in FIELD_NAMES]
         if unknown:
             raise ConfigError(f"unknown config field {unknown[0]!r}{suggest(str(unknown[0]), FIELD_NAMES)}")
-        parent = (
-            named_config(base)
-            if not str(base).endswith((".yaml", ".yml"))
-            else _read_yaml(path.parent / base)
-        )
+        parent = named_config(base) if not str(base).endswith((".yaml", ".yml")) else _read_yaml(path.parent / base)
         changes = {key: coerce(key, value) for key, value in values.items()}
         return parent.replace(**{"name": path.stem, **changes})
     except ConfigError as error:

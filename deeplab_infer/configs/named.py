@@ -23,7 +23,7 @@ _BACKBONES: dict[str, dict[str, Any]] = {
     "R-101-D16-MG124": {"depth": 101, "stem": "v1c"},
 }
 # The narrow head that goes with ResNet-18.
-_NARROW = {"aspp_channels": 128, "decoder_channels": 128, "low_level_channels": 12, "auxiliary_channels": 64}
+_NARROW = {"aspp_channels": 128, "decoder_channels": 128, "auxiliary_channels": 64}
 
 # What the models of the DeepLabv3 and DeepLabv3+ papers share: 513x513 crops, VOC, output stride 16.
 _PAPER: dict[str, Any] = {
@@ -145,9 +145,7 @@ def named_config(name: str) -> ModelConfig:
     key = _legacy_names().get(key, key)
     if key not in _table():
         near = suggest(key, [*_table(), *_legacy_names()])
-        raise ConfigError(
-            f"unknown config {name!r}{near} (`deeplab-export --list` shows all {len(_table())})"
-        )
+        raise ConfigError(f"unknown config {name!r}{near} (`deeplab-export --list` shows all {len(_table())})")
     settings = dict(_table()[key])
     settings["dataset"] = dataset_spec(settings["dataset"])
     return ModelConfig(name=key, **settings)
@@ -173,4 +171,6 @@ def _reference_settings(row: ReferenceRow) -> dict[str, Any]:
         "checkpoint": row.checkpoint_url,
         "checkpoint_sha256": row.checkpoint_sha256,
     }
-    return settings | (_NARROW if "R-18" in row.backbone else {})
+    if "R-18" in row.backbone:
+        settings |= _NARROW | ({"low_level_channels": 12} if plus else {})
+    return settings

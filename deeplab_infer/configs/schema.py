@@ -204,9 +204,7 @@ class ModelConfig:
             return tuple(max(1, rate * self.output_stride // output_stride) for rate in rates)
 
         multi_grid = follow(self.multi_grid) if self.multi_grid_absolute else self.multi_grid
-        return self.replace(
-            output_stride=output_stride, aspp_rates=follow(self.aspp_rates), multi_grid=multi_grid
-        )
+        return self.replace(output_stride=output_stride, aspp_rates=follow(self.aspp_rates), multi_grid=multi_grid)
 
     # -- serialisation
 
@@ -227,9 +225,7 @@ class ModelConfig:
             if key not in FIELD_NAMES:
                 raise _unknown_field(str(key))
         if "dataset" not in values:
-            raise ConfigError(
-                "a model config needs 'dataset': a dataset's name, or its name, classes and palette"
-            )
+            raise ConfigError("a model config needs 'dataset': a dataset's name, or its name, classes and palette")
         converted = {key: coerce(key, value) for key, value in values.items()}
         converted.setdefault("name", "custom")
         return cls(**converted)
@@ -263,9 +259,7 @@ def _coerce_dataset(value: Any) -> DatasetSpec:
     try:
         fields["palette"] = tuple(tuple(int(v) for v in colour) for colour in value["palette"])
     except (TypeError, ValueError):
-        raise ConfigError(
-            "dataset.palette: expected a list of [red, green, blue] colours in 0..255"
-        ) from None
+        raise ConfigError("dataset.palette: expected a list of [red, green, blue] colours in 0..255") from None
     return DatasetSpec(**fields)
 
 
@@ -294,15 +288,10 @@ def _check_network(config: ModelConfig) -> None:
     require(config.num_classes >= 1, f"num_classes must be at least 1, got {config.num_classes}")
     require(
         len(config.dataset.classes) == config.num_classes,
-        f"num_classes is {config.num_classes} but dataset {config.dataset.name!r} has "
-        f"{len(config.dataset.classes)}",
+        f"num_classes is {config.num_classes} but dataset {config.dataset.name!r} has {len(config.dataset.classes)}",
     )
-    require(
-        all(rate >= 1 for rate in config.aspp_rates), f"aspp_rates must be positive, got {config.aspp_rates}"
-    )
-    require(
-        all(rate >= 1 for rate in config.multi_grid), f"multi_grid must be positive, got {config.multi_grid}"
-    )
+    require(all(rate >= 1 for rate in config.aspp_rates), f"aspp_rates must be positive, got {config.aspp_rates}")
+    require(all(rate >= 1 for rate in config.multi_grid), f"multi_grid must be positive, got {config.multi_grid}")
     require(
         config.projection_kernel in (1, 3),
         f"projection_kernel must be 1 or 3, got {config.projection_kernel}",

@@ -38,7 +38,13 @@ class Aspp(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         parts = [branch(x) for branch in self.branches]
         if self.image_pool is not None:
+            # A sum over tens of thousands of pixels needs float32, whatever the network runs in.
+            mean = x.to(_sum_type(x.dtype)).mean((2, 3), keepdim=True).to(x.dtype)
+            pooled = self.image_pool(mean)
             # Resizing one pixel to the map, under either corner rule, is a broadcast.
-            pooled = self.image_pool(x.mean((2, 3), keepdim=True))
             parts.insert(0, pooled.expand(-1, -1, x.shape[2], x.shape[3]))
         return self.project(torch.cat(parts, 1))
+
+
+def _sum_type(dtype: torch.dtype) -> torch.dtype:
+    return torch.float32 if dtype in (torch.float16, torch.bfloat16) else dtype

@@ -58,9 +58,7 @@ class ConvBnRelu(nn.Module):
 class Convolution(nn.Module):
     """A bare convolution under the same names as `ConvBnRelu` (``separable_bn: after``)."""
 
-    def __init__(
-        self, in_channels: int, out_channels: int, kernel: int, dilation: int = 1, groups: int = 1
-    ) -> None:
+    def __init__(self, in_channels: int, out_channels: int, kernel: int, dilation: int = 1, groups: int = 1) -> None:
         super().__init__()
         self.conv = conv(in_channels, out_channels, kernel, dilation=dilation, groups=groups)
 
@@ -77,9 +75,7 @@ class SeparableConvBnRelu(nn.Module):
         super().__init__()
         self.depthwise: nn.Module
         if bn_after_depthwise:
-            self.depthwise = ConvBnRelu(
-                in_channels, in_channels, 3, norm, dilation=dilation, groups=in_channels
-            )
+            self.depthwise = ConvBnRelu(in_channels, in_channels, 3, norm, dilation=dilation, groups=in_channels)
         else:
             self.depthwise = Convolution(in_channels, in_channels, 3, dilation=dilation, groups=in_channels)
         self.pointwise = ConvBnRelu(in_channels, out_channels, 1, norm)

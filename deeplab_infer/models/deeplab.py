@@ -70,15 +70,11 @@ class DeepLab(nn.Module):
                 )
             )
             channels = config.aspp_channels
-        self.decoder = (
-            Decoder(channels, self.backbone.low_channels, config, norm) if config.has_decoder else None
-        )
+        self.decoder = Decoder(channels, self.backbone.low_channels, config, norm) if config.has_decoder else None
         channels = self.decoder.out_channels if self.decoder is not None else channels
         self.dropout = nn.Dropout2d(config.dropout)
         self.classifier = nn.Conv2d(channels, config.num_classes, 1)
-        self.auxiliary = (
-            AuxiliaryHead(self.backbone.middle_channels, config, norm) if config.auxiliary else None
-        )
+        self.auxiliary = AuxiliaryHead(self.backbone.middle_channels, config, norm) if config.auxiliary else None
         initialise(self)
 
     def forward(self, x: Tensor) -> Tensor | TrainingOutput:

@@ -24,8 +24,7 @@ def test_yaml_may_start_from_a_base(tmp_path):
 
 def test_yaml_with_own_classes(tmp_path):
     (tmp_path / "mine.yaml").write_text(
-        "dataset: {name: cracks, classes: [ok, crack], palette: [[0, 0, 0], [255, 0, 0]]}\n"
-        "aspp_rates: [6, 12]\n"
+        "dataset: {name: cracks, classes: [ok, crack], palette: [[0, 0, 0], [255, 0, 0]]}\naspp_rates: [6, 12]\n"
     )
     config = load_config(tmp_path / "mine.yaml")
     assert config.name == "mine" and config.classes == ("ok", "crack") and config.aspp_rates == (6, 12)

@@ -43,17 +43,11 @@ def test_configs_survive_a_round_trip(name):
 def test_reference_settings_that_are_easy_to_get_wrong():
     slide = named_config("deeplabv3plus_r50-d8_4xb2-40k_cityscapes-769x769")
     assert slide.align_corners and slide.test_mode == "slide"
-    assert (
-        slide.window == (769, 769) and slide.window_stride == (513, 513) and slide.test_scale == (2049, 1025)
-    )
+    assert slide.window == (769, 769) and slide.window_stride == (513, 513) and slide.test_scale == (2049, 1025)
     whole = named_config("deeplabv3plus_r50-d8_4xb2-40k_cityscapes-512x1024")
     assert whole.test_mode == "whole" and whole.test_scale == (2048, 1024) and whole.crop_size == (512, 1024)
     multi_grid = named_config("deeplabv3plus_r101-d16-mg124_4xb2-40k_cityscapes-512x1024")
-    assert (
-        multi_grid.multi_grid == (1, 2, 4)
-        and multi_grid.multi_grid_absolute
-        and multi_grid.output_stride == 16
-    )
+    assert multi_grid.multi_grid == (1, 2, 4) and multi_grid.multi_grid_absolute and multi_grid.output_stride == 16
     assert multi_grid.aspp_rates == (6, 12, 18)
     context = named_config("deeplabv3plus_r101-d8_4xb4-40k_pascal-context-59-480x480")
     assert context.num_classes == 59 and context.window_stride == (320, 320)

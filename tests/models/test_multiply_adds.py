@@ -25,9 +25,7 @@ def multiply_adds(config, height, width):
 
 def paper_config(row):
     decoder, separable = row["decoder"] == "1", row["separable"] == "1"
-    backbone = {"resnet101_beta": "resnet101-beta", "mobilenet_v2": "mobilenetv2"}.get(
-        row["backbone"], row["backbone"]
-    )
+    backbone = {"resnet101_beta": "resnet101-beta", "mobilenet_v2": "mobilenetv2"}.get(row["backbone"], row["backbone"])
     name = f"deeplabv3{'plus' if decoder else ''}_{backbone}"
     if decoder and not separable:
         name += "_dense"

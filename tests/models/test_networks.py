@@ -113,14 +113,20 @@ def test_image_pooling_is_a_mean_resized_from_one_pixel(align_corners):
     assert torch.allclose(aspp(x), expected, rtol=0, atol=1e-12)
 
 
-def test_output_stride_changes_no_weight():
-    config = load_config(CITYSCAPES.format("r101-d16-mg124"))
+@pytest.mark.parametrize(
+    "name",
+    [
+        CITYSCAPES.format("r101-d16-mg124"),
+        "deeplabv3plus_xception71",
+        "deeplabv3plus_mobilenetv2",
+        "deeplabv3_resnet50-beta_block7",
+    ],
+)
+def test_output_stride_changes_no_weight(name):
+    config = load_config(name)
     with torch.device("meta"):
         shapes = [
-            {
-                key: value.shape
-                for key, value in build_model(config.with_output_stride(s)).state_dict().items()
-            }
+            {key: value.shape for key, value in build_model(config.with_output_stride(s)).state_dict().items()}
             for s in (8, 16, 32)
         ]
     assert shapes[0] == shapes[1] == shapes[2]

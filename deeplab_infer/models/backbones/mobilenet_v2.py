@@ -61,9 +61,7 @@ def _divisible(channels: float, divisor: int = 8) -> int:
     return rounded + divisor if rounded < 0.9 * channels else rounded
 
 
-def _conv_bn_relu6(
-    in_channels: int, out_channels: int, kernel: int, norm: Norm, **options: int
-) -> nn.Sequential:
+def _conv_bn_relu6(in_channels: int, out_channels: int, kernel: int, norm: Norm, **options: int) -> nn.Sequential:
     return nn.Sequential(conv(in_channels, out_channels, kernel, **options), norm(out_channels), nn.ReLU6())
 
 

@@ -20,11 +20,16 @@ from .features import Backbone, Features
 
 @dataclass(frozen=True)
 class ModulePlan:
-    """One Xception module: channels of its three separable convolutions, stride, rate."""
+    """One Xception module: channels of its three separable convolutions, stride, rate.
+
+    ``downsamples`` says that the module has a stride at output stride 32; its shortcut then has weights at every
+    output stride.
+    """
 
     channels: tuple[int, int, int]
     stride: int = 1
     dilation: int = 1
+    downsamples: bool = False
     exit: bool = False
 
 
@@ -45,10 +50,10 @@ def plan_modules(depth: int, output_stride: int) -> list[ModulePlan]:
     current, rate = 2, 1
     for channels, stride, is_exit in nominal:
         if current * stride > output_stride:
-            plan.append(ModulePlan(channels, 1, rate, is_exit))
+            plan.append(ModulePlan(channels, 1, rate, stride > 1, is_exit))
             rate *= stride
         else:
-            plan.append(ModulePlan(channels, stride, rate, is_exit))
+            plan.append(ModulePlan(channels, stride, rate, stride > 1, is_exit))
             current *= stride
     return plan
 
@@ -56,9 +61,7 @@ def plan_modules(depth: int, output_stride: int) -> list[ModulePlan]:
 class SeparableConv(nn.Module):
     """3x3 depthwise and 1x1 pointwise convolution, each normalised; ReLUs only in the exit module."""
 
-    def __init__(
-        self, in_channels: int, out_channels: int, stride: int, dilation: int, relu: bool, norm: Norm
-    ) -> None:
+    def __init__(self, in_channels: int, out_channels: int, stride: int, dilation: int, relu: bool, norm: Norm) -> None:
         super().__init__()
         self.conv_dw = conv(in_channels, in_channels, 3, stride, dilation, groups=in_channels)
         self.bn_dw = norm(in_channels)
@@ -91,14 +94,12 @@ class XceptionModule(nn.Module):
         super().__init__()
         self.exit = plan.exit
         self.shortcut: Shortcut | None = None
-        if not plan.exit and (in_channels != plan.channels[-1] or plan.stride != 1):
+        if not plan.exit and (in_channels != plan.channels[-1] or plan.downsamples):
             self.shortcut = Shortcut(in_channels, plan.channels[-1], plan.stride, norm)
         self.stack = nn.ModuleDict()
         for index, width in enumerate(plan.channels):
             stride = plan.stride if index == 2 else 1
-            self.stack[f"conv{index + 1}"] = SeparableConv(
-                in_channels, width, stride, plan.dilation, plan.exit, norm
-            )
+            self.stack[f"conv{index + 1}"] = SeparableConv(in_channels, width, stride, plan.dilation, plan.exit, norm)
             in_channels = width
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:

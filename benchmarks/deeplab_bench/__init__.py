@@ -1,0 +1,2 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Measured speed of networks, runtimes and kernels."""

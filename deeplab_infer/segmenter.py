@@ -1,0 +1,400 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`Segmenter`: one call from an image to a segmentation, on any backend."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from time import perf_counter
+from types import TracebackType
+from typing import Any, overload
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from .configs import ModelConfig
+from .errors import DeepLabError
+from .images import as_rgb
+from .ops.functional import upsample, upsample_argmax
+from .preprocess import Size, network_size, normalise, resize_image
+from .runtime.base import Runner, open_runner
+from .runtime.tta import plan_passes, softmax
+from .runtime.windows import place_windows, slide
+from .segmentation import Segmentation
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class _Wanted:
+    """What a call asks for besides labels."""
+
+    scores: bool
+    probabilities: bool
+
+
+class Segmenter:
+    """A loaded model that segments images.
+
+    >>> with Segmenter("model.onnx") as segmenter:
+    ...     result = segmenter.predict("street.png")
+
+    May be shared between threads.
+
+    Attributes:
+        config: the model's `ModelConfig`.
+        classes, palette: names and RGB colours of its classes.
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        *,
+        backend: str = "auto",
+        device: str = "auto",
+        color: str = "rgb",
+        mode: str | None = None,
+        window: Size | None = None,
+        window_stride: Size | None = None,
+        window_batch: int = 4,
+        scales: Sequence[float] = (1.0,),
+        flip: bool = False,
+        threads: int | None = None,
+    ) -> None:
+        """Load a model.
+
+        Args:
+            model: an exported ``.onnx`` file; or, with torch, a `DeepLab`, a checkpoint, or a config's name.
+            backend: ``"auto"``, ``"onnxruntime"``, ``"openvino"`` or ``"torch"``.
+            device: ``"auto"``, ``"cpu"`` or ``"cuda"``.
+            color: channel order of ndarrays and tensors given to `predict`: ``"rgb"`` (default) or ``"bgr"``,
+                which is what ``cv2.imread`` returns. Files, bytes and PIL images know their own order.
+            mode: ``"whole"`` or ``"slide"``; None takes the config's.
+            window, window_stride: (height, width) of slide mode; None takes the config's.
+            window_batch: windows run at once.
+            scales, flip: multi-scale and mirrored passes whose probabilities are averaged.
+            threads: CPU threads of the backend and of our own kernels; None uses all.
+
+        Raises:
+            BackendError: no such backend or device here.
+            ModelFileError: the file is missing, damaged, or was not written by deeplab-export.
+            DeepLabError: options that contradict each other or the model.
+        """
+        self._threads = threads
+        self._runner: Runner | None = None
+        runner = open_runner(model, backend=backend, device=device, threads=threads)
+        self.config: ModelConfig = runner.manifest.config
+        self.classes, self.palette = self.config.classes, self.config.palette
+        self._color = color
+        self._mode = mode or self.config.test_mode
+        self._window = window or self.config.window
+        self._stride = window_stride or self.config.window_stride
+        self._window_batch = min(window_batch, runner.manifest.batch[2])
+        self._scales, self._flip = tuple(scales), flip
+        try:
+            self._check_options(runner, window_batch)
+        except DeepLabError:
+            runner.close()
+            raise
+        self._runner = runner
+
+    # -- use
+
+    @overload
+    def predict(
+        self, image: list[Any], *, color: str | None = ..., scores: bool = ..., probabilities: bool = ...
+    ) -> list[Segmentation]: ...
+    @overload
+    def predict(
+        self, image: Any, *, color: str | None = ..., scores: bool = ..., probabilities: bool = ...
+    ) -> Segmentation: ...
+    def predict(
+        self, image: Any, *, color: str | None = None, scores: bool = False, probabilities: bool = False
+    ) -> Segmentation | list[Segmentation]:
+        """Segment one image, or a list of them.
+
+        Args:
+            image: a path, encoded bytes, a PIL image, an ndarray [H, W], [H, W, 3] or [H, W, 4] (uint8, uint16, or
+                float 0..1), a torch tensor [C, H, W], or a list of these. A list is run in batches where
+                neighbouring images have one size. Any size from one pixel.
+            color: channel order of arrays and tensors for this call.
+            scores: also give the softmax probability of each pixel's class.
+            probabilities: also give the probabilities of all classes: C x H x W float32.
+
+        Returns:
+            A `Segmentation` at the size of the image, or a list of them.
+
+        Raises:
+            ImageError: not an image.
+            DeepLabError: scores of a model that gives labels, or a size that the model was not exported for.
+        """
+        wanted = _Wanted(scores, probabilities)
+        if self._open().manifest.output_kind == "labels" and (scores or probabilities):
+            raise DeepLabError(
+                "this model was exported with --output labels and has no scores; export it with --output logits"
+            )
+        if isinstance(image, list):
+            return self._predict_list(image, color or self._color, wanted)
+        return self._predict_one(image, color or self._color, wanted)
+
+    def describe(self) -> dict[str, Any]:
+        """How this segmenter runs: backend, device, precision, mode, sizes; JSON-able."""
+        runner = self._open()
+        manifest = runner.manifest
+        description: dict[str, Any] = {
+            "config": self.config.name,
+            "backend": runner.name,
+            "device": runner.device,
+            "precision": manifest.precision,
+            "mode": self._mode,
+            "scales": list(self._scales),
+            "flip": self._flip,
+        }
+        if self._mode == "slide":
+            description |= {"window": list(self._window or ()), "window_stride": list(self._stride or ())}
+        return description
+
+    def close(self) -> None:
+        """Free the model; the segmenter cannot be used afterwards."""
+        if self._runner is not None:
+            self._runner.close()
+            self._runner = None
+
+    def __enter__(self) -> Segmenter:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    # -- how
+
+    def _open(self) -> Runner:
+        if self._runner is None:
+            raise DeepLabError("this segmenter is closed; open the model again")
+        return self._runner
+
+    def _check_options(self, runner: Runner, window_batch: int) -> None:
+        if self._color not in ("rgb", "bgr"):
+            raise DeepLabError(f"color {self._color!r} is not 'rgb' or 'bgr'")
+        if self._mode not in ("whole", "slide"):
+            raise DeepLabError(f"mode {self._mode!r} is not 'whole' or 'slide'")
+        if window_batch < 1:
+            raise DeepLabError(f"window_batch must be at least 1, got {window_batch}")
+        plan_passes(1, 1, self.config.test_scale, self._scales, self._flip)
+        if self._mode == "slide":
+            for name, size in (("window", self._window), ("window_stride", self._stride)):
+                if size is None or len(size) != 2 or min(size) < 1:
+                    raise DeepLabError(f"mode 'slide' needs {name}=(height, width) of at least 1, got {size}")
+        averaged = self._averaged
+        if runner.manifest.output_kind == "labels" and (self._mode == "slide" or averaged):
+            what = "windows" if self._mode == "slide" else "scales and flips"
+            raise DeepLabError(
+                f"this model was exported with --output labels; {what} need logits: export it with --output logits"
+            )
+        if averaged and self._fixed_size(runner) is not None and self._mode == "whole":
+            raise DeepLabError(
+                "this model was exported for one size; several scales need open --height and --width, or slide mode"
+            )
+
+    @property
+    def _averaged(self) -> bool:
+        return self._flip or self._scales != (1.0,)
+
+    @staticmethod
+    def _fixed_size(runner: Runner) -> Size | None:
+        manifest = runner.manifest
+        if manifest.height[0] == manifest.height[2] and manifest.width[0] == manifest.width[2]:
+            return manifest.height[0], manifest.width[0]
+        return None
+
+    def _network_size(self, height: int, width: int) -> Size:
+        fixed = self._fixed_size(self._open())
+        if fixed is not None and self._mode == "whole":
+            return fixed
+        return network_size(height, width, self.config.test_scale)
+
+    def _predict_one(self, image: Any, color: str, wanted: _Wanted) -> Segmentation:
+        started = perf_counter()
+        rgb = as_rgb(image, color)
+        if self._mode == "whole" and not self._averaged:
+            return self._predict_batch([rgb], [image], wanted, started)[0]
+        prepared = perf_counter()
+        if self._averaged:
+            probabilities = self._average(rgb)
+            ran = perf_counter()
+            labels, scores = _argmax(probabilities, self.config.num_classes)
+            passes = len(self._scales) * (2 if self._flip else 1)
+            extra: dict[str, Any] = {"passes": passes}
+        else:
+            size = self._network_size(*rgb.shape[:2])
+            logits, windows = self._slide_logits(resize_image(rgb, size))
+            ran = perf_counter()
+            labels, scores = self._labels(logits, rgb.shape[:2], None, wanted)
+            probabilities = softmax(self._full_size(logits, rgb.shape[:2])) if wanted.probabilities else None
+            extra = {"network_input": list(size), "windows": windows}
+        times = (started, prepared, ran, perf_counter())
+        return self._result(
+            image,
+            rgb,
+            labels,
+            scores if wanted.scores else None,
+            probabilities if wanted.probabilities else None,
+            times,
+            extra,
+        )
+
+    def _predict_list(self, images: list[Any], color: str, wanted: _Wanted) -> list[Segmentation]:
+        """Neighbours that enter the network at one size go in one batch."""
+        if self._mode != "whole" or self._averaged:
+            return [self._predict_one(image, color, wanted) for image in images]
+        limit = min(self._open().manifest.batch[2], 8)
+        results: list[Segmentation] = []
+        group: list[Any] = []
+        pixels: list[NDArray[np.uint8]] = []
+        started = perf_counter()
+        for image in images:
+            rgb = as_rgb(image, color)
+            size = self._network_size(*rgb.shape[:2])
+            if group and (len(group) == limit or size != self._network_size(*pixels[0].shape[:2])):
+                results += self._predict_batch(pixels, group, wanted, started)
+                group, pixels, started = [], [], perf_counter()
+            group.append(image)
+            pixels.append(rgb)
+        return results + (self._predict_batch(pixels, group, wanted, started) if group else [])
+
+    def _predict_batch(
+        self, pixels: list[NDArray[np.uint8]], images: list[Any], wanted: _Wanted, started: float
+    ) -> list[Segmentation]:
+        """Whole images that enter the network at one size."""
+        size = self._network_size(*pixels[0].shape[:2])
+        batch = np.stack([resize_image(rgb, size) for rgb in pixels])
+        prepared = perf_counter()
+        outputs = self._run(batch)
+        ran = perf_counter()
+        results = []
+        for rgb, image, output in zip(pixels, images, outputs, strict=True):
+            extra: dict[str, Any] = {"network_input": list(size), "batch": len(pixels)}
+            shape = rgb.shape[:2]
+            probabilities = None
+            if self._open().manifest.output_kind == "labels":
+                labels, scores = self._resize_labels(output, shape, extra), None
+            else:
+                labels, scores = self._labels(output, shape, size, wanted)
+                if wanted.probabilities:
+                    probabilities = softmax(self._full_size(output, shape, size))
+            if self._fixed_size(self._open()) is not None and self.config.test_scale is None and shape != size:
+                extra["note"] = f"resized to the {size[0]} x {size[1]} pixels that the model was exported for"
+            done = perf_counter()
+            share = tuple(started + (t - started) / len(pixels) for t in (started, prepared, ran))
+            results.append(
+                self._result(image, rgb, labels, scores, probabilities, (*share, share[2] + done - ran), extra)
+            )
+            ran = done
+        return results
+
+    def _run(self, batch: NDArray[np.uint8]) -> NDArray[Any]:
+        """Through the network, in batches that it accepts; a fixed batch is filled up with the last image."""
+        runner = self._open()
+        low, _, high = runner.manifest.batch
+        outputs = []
+        for start in range(0, len(batch), high):
+            part = batch[start : start + high]
+            count = len(part)
+            if count < low:
+                part = np.concatenate([part, np.repeat(part[-1:], low - count, axis=0)])
+            data = normalise(part, self.config) if runner.manifest.input_kind == "float" else part
+            outputs.append(runner.run(data)[:count])
+        return outputs[0] if len(outputs) == 1 else np.concatenate(outputs)
+
+    def _slide_logits(self, image: NDArray[np.uint8]) -> tuple[NDArray[np.float32], int]:
+        assert self._window is not None and self._stride is not None
+        windows = place_windows(*image.shape[:2], self._window, self._stride)
+        logits = slide(
+            image, self._run, windows, self.config.num_classes, self.config.align_corners, self._window_batch
+        )
+        return logits, len(windows)
+
+    def _average(self, rgb: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """Mean probabilities, float32 [C, H, W], of all scales and flips."""
+        height, width = rgb.shape[:2]
+        passes = plan_passes(height, width, self.config.test_scale, self._scales, self._flip)
+        total = np.zeros((self.config.num_classes, height, width), np.float32)
+        for one in passes:
+            image = resize_image(rgb, one.size)
+            image = np.ascontiguousarray(image[:, ::-1]) if one.flip else image
+            if self._mode == "slide":
+                full = self._full_size(self._slide_logits(image)[0], (height, width))
+            else:
+                full = self._full_size(self._run(image[None])[0], (height, width), one.size)
+            probabilities = softmax(full)
+            total += probabilities[:, :, ::-1] if one.flip else probabilities
+        total /= len(passes)
+        return total
+
+    def _via(self, shape: tuple[int, ...], size: Size | None) -> Size | None:
+        """The reference's first resize, where it is not the identity."""
+        return size if size is not None and self.config.resize_logits_twice and tuple(shape) != size else None
+
+    def _labels(
+        self, logits: NDArray[np.float32], shape: tuple[int, ...], size: Size | None, wanted: _Wanted
+    ) -> tuple[NDArray[Any], NDArray[np.float32] | None]:
+        found = upsample_argmax(
+            logits,
+            (shape[0], shape[1]),
+            align_corners=self.config.align_corners,
+            via=self._via(shape, size),
+            scores=wanted.scores,
+            threads=self._threads,
+        )
+        return found if isinstance(found, tuple) else (found, None)
+
+    def _full_size(
+        self, logits: NDArray[np.float32], shape: tuple[int, ...], size: Size | None = None
+    ) -> NDArray[np.float32]:
+        return upsample(
+            logits,
+            (shape[0], shape[1]),
+            self.config.align_corners,
+            via=self._via(shape, size),
+            threads=self._threads,
+        )
+
+    def _resize_labels(self, labels: NDArray[Any], shape: tuple[int, ...], extra: dict[str, Any]) -> NDArray[Any]:
+        if labels.shape == tuple(shape):
+            return labels
+        extra["note"] = "labels resized with nearest neighbour, coarser than a model with logits output"
+        _log.info(extra["note"])
+        return np.asarray(cv2.resize(labels, (shape[1], shape[0]), interpolation=cv2.INTER_NEAREST))
+
+    def _result(
+        self,
+        source: Any,
+        rgb: NDArray[np.uint8],
+        labels: NDArray[Any],
+        scores: NDArray[np.float32] | None,
+        probabilities: NDArray[np.float32] | None,
+        times: tuple[float, ...],
+        extra: dict[str, Any],
+    ) -> Segmentation:
+        names = ("preprocess", "inference", "postprocess")
+        return Segmentation(
+            labels=labels,
+            classes=self.classes,
+            palette=self.palette,
+            scores=scores,
+            probabilities=probabilities,
+            image=rgb,
+            path=os.fspath(source) if isinstance(source, (str, os.PathLike)) else None,
+            timings_ms={name: (b - a) * 1e3 for name, a, b in zip(names, times, times[1:], strict=False)},
+            metadata={**self.describe(), **extra},
+        )
+
+
+def _argmax(probabilities: NDArray[np.float32], classes: int) -> tuple[NDArray[Any], NDArray[np.float32]]:
+    labels = probabilities.argmax(0)
+    return labels.astype(np.uint8 if classes <= 256 else np.int32), probabilities.max(0)

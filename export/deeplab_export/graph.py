@@ -1,0 +1,109 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What is traced: the network between an image and its logits or labels, as one explicit module."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from deeplab_infer.errors import ExportError
+from deeplab_infer.models import DeepLab
+from deeplab_infer.models.blocks import resize
+from deeplab_infer.optimize import fold_batchnorm
+
+MAX_UINT8_CLASSES = 256
+PRECISIONS = ("fp32", "fp16")
+
+Range = tuple[int, int, int]
+
+
+@dataclass(frozen=True)
+class Signature:
+    """Inputs and outputs of the exported file.
+
+    Attributes:
+        input: ``"uint8"`` [N, H, W, 3] RGB, normalised inside, or ``"float"`` [N, 3, H, W], normalised outside.
+        output: ``"logits"`` at the network's stride, or ``"labels"`` at the input's size.
+        precision: ``"fp32"`` or ``"fp16"``; inputs and outputs keep their types either way.
+        batch, height, width: (min, typical, max); equal values fix the dimension in the graph.
+    """
+
+    input: str = "uint8"
+    output: str = "logits"
+    precision: str = "fp32"
+    batch: Range = (1, 1, 8)
+    height: Range = (1, 512, 8192)
+    width: Range = (1, 1024, 8192)
+
+    def __post_init__(self) -> None:
+        for name, allowed in (
+            ("input", ("uint8", "float")),
+            ("output", ("logits", "labels")),
+            ("precision", PRECISIONS),
+        ):
+            if getattr(self, name) not in allowed:
+                raise ExportError(f"{name} {getattr(self, name)!r} is not one of {', '.join(map(repr, allowed))}")
+        for name in ("batch", "height", "width"):
+            low, typical, high = getattr(self, name)
+            if not 1 <= low <= typical <= high:
+                raise ExportError(
+                    f"{name} {low}:{typical}:{high} is not min:typical:max with 1 <= min <= typical <= max"
+                )
+
+    @property
+    def dynamic(self) -> dict[str, bool]:
+        """Which dimensions are open."""
+        return {name: getattr(self, name)[0] < getattr(self, name)[2] for name in ("batch", "height", "width")}
+
+
+class DeploymentGraph(nn.Module):
+    """A network with its input normalisation and, on request, resize and argmax.
+
+    Batch normalisation is folded; BGR networks get RGB pixels through a swapped first kernel. In fp16 the
+    normalisation of the 0..255 pixels, the sum of the image pooling and the final resize stay float32.
+    """
+
+    def __init__(self, model: DeepLab, signature: Signature) -> None:
+        super().__init__()
+        self.signature = signature
+        self.config = model.config
+        network = fold_batchnorm(copy.deepcopy(model).cpu().float().eval())
+        network.auxiliary = None
+        mean, std = torch.tensor(self.config.mean), torch.tensor(self.config.std)
+        if self.config.channel_order == "bgr" and signature.input == "uint8":
+            first = next(layer for layer in network.modules() if isinstance(layer, nn.Conv2d))
+            first.weight = nn.Parameter(first.weight.flip(1).contiguous())
+            mean, std = mean.flip(0), std.flip(0)
+        self.register_buffer("mean", mean)
+        self.register_buffer("std", std)
+        self.network = network.half() if signature.precision == "fp16" else network
+
+    def forward(self, image: Tensor) -> Tensor:
+        """``image`` to ``logits`` or ``labels``, as the signature says."""
+        x = image
+        if self.signature.input == "uint8":
+            x = ((image.to(torch.float32) - self.mean) / self.std).permute(0, 3, 1, 2)
+        if self.signature.precision == "fp16":
+            x = x.to(torch.float16)
+        logits = self.network(x).to(torch.float32)
+        if self.signature.output == "logits":
+            return logits
+        size = image.shape[1:3] if self.signature.input == "uint8" else image.shape[2:4]
+        labels = resize(logits, size, self.config.align_corners).argmax(1)
+        if self.config.num_classes > MAX_UINT8_CLASSES:
+            return labels.to(torch.int32)
+        # TensorRT makes uint8 only from floating point.
+        return labels.to(torch.float32).to(torch.uint8)
+
+    def example(self) -> Tensor:
+        """An input of typical, small size to trace with; open dimensions are neither 0 nor 1."""
+        sizes = []
+        for name, stand_in in (("batch", 2), ("height", 97), ("width", 129)):
+            low, typical, _ = getattr(self.signature, name)
+            sizes.append(max(stand_in, low) if self.signature.dynamic[name] else typical)
+        if self.signature.input == "uint8":
+            return torch.zeros(sizes[0], sizes[1], sizes[2], 3, dtype=torch.uint8)
+        return torch.zeros(sizes[0], 3, sizes[1], sizes[2])
