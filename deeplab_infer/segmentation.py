@@ -158,7 +158,7 @@ class Segmentation:
         """`to_dict` as one line."""
         return json.dumps(self.to_dict(), separators=(",", ":"))
 
-    def save(self, path: str | os.PathLike[str], kind: str = "auto") -> Path:
+    def save(self, path: str | os.PathLike[str], kind: str = "auto", alpha: float = 0.55) -> Path:
         """Write a file, whole or not at all.
 
         Args:
@@ -166,6 +166,7 @@ class Segmentation:
             kind: ``"labels"``: PNG of class indices with the palette (16-bit grey beyond 256 classes);
                 ``"overlay"``: what `plot` draws; ``"auto"``: labels for ``.png``, overlay for ``.jpg``.
                 ``.npz`` holds labels and, where asked for, scores and probabilities.
+            alpha: opacity of an overlay's colours, 0..1.
 
         Returns:
             The path.
@@ -175,12 +176,12 @@ class Segmentation:
             OSError: it cannot be written.
         """
         target = Path(path)
-        data = self._encode(target.suffix.lower(), kind)
+        data = self._encode(target.suffix.lower(), kind, alpha)
         with atomic_write(target) as stream:
             stream.write(data)
         return target
 
-    def _encode(self, suffix: str, kind: str) -> bytes:
+    def _encode(self, suffix: str, kind: str, alpha: float) -> bytes:
         if kind not in ("auto", "labels", "overlay"):
             raise DeepLabError(f"kind {kind!r} is not 'auto', 'labels' or 'overlay'")
         if suffix == ".json":
@@ -191,9 +192,9 @@ class Segmentation:
             arrays = {name: value for name, value in extra.items() if value is not None}
             np.savez_compressed(buffer, labels=self.labels, classes=np.array(self.classes), **arrays)
         elif suffix in (".jpg", ".jpeg") and kind != "labels":
-            Image.fromarray(self.plot()).save(buffer, "JPEG", quality=92)
+            Image.fromarray(self.plot(alpha)).save(buffer, "JPEG", quality=92)
         elif suffix == ".png" and kind == "overlay":
-            Image.fromarray(self.plot()).save(buffer, "PNG")
+            Image.fromarray(self.plot(alpha)).save(buffer, "PNG")
         elif suffix == ".png":
             self._label_image().save(buffer, "PNG", optimize=True)
         else:

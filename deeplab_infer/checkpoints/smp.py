@@ -130,7 +130,7 @@ def _encoder(checkpoint: Checkpoint) -> dict[str, Any]:
     depth = xception_depth(state, "encoder.model.")
     if depth is not None:
         half = (127.5, 127.5, 127.5)
-        return {"backbone": "xception", "depth": depth, "bn_eps": 1e-3, "mean": half, "std": half}
+        return {"backbone": "xception", "depth": depth, "backbone_bn_eps": 1e-3, "mean": half, "std": half}
     raise CheckpointError(
         f"{checkpoint.path}: this encoder is not supported; there are resnet18 to resnet152, mobilenet_v2, "
         "tu-xception41, tu-xception65 and tu-xception71"

@@ -70,6 +70,7 @@ class ModelConfig:
         auxiliary: training-mode auxiliary head on the stride-16 stage of the backbone.
         auxiliary_channels: width of that head.
         bn_eps: epsilon of every batch normalisation.
+        backbone_bn_eps: another epsilon for the backbone's; None for the same.
         bn_momentum: momentum of batch normalisation, torch's convention.
         mean: subtracted from the 0..255 image, in the order of ``channel_order``.
         std: then divided by, in the order of ``channel_order``.
@@ -120,6 +121,7 @@ class ModelConfig:
     auxiliary: bool = True
     auxiliary_channels: int = 256
     bn_eps: float = 1e-5
+    backbone_bn_eps: float | None = None
     bn_momentum: float = 0.1
     mean: Triple = IMAGENET_MEAN
     std: Triple = IMAGENET_STD

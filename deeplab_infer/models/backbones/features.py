@@ -8,6 +8,7 @@ from typing import NamedTuple
 from torch import Tensor, nn
 
 from ...configs.schema import ModelConfig
+from ..blocks import Norm
 
 
 class Features(NamedTuple):
@@ -36,3 +37,8 @@ class Backbone(nn.Module):
 
     def forward(self, x: Tensor) -> Features:
         raise NotImplementedError(f"{type(self).__name__} defines no forward pass")
+
+
+def backbone_norm(config: ModelConfig) -> Norm:
+    """The normalisation of the backbone's layers."""
+    return Norm(config.bn_eps if config.backbone_bn_eps is None else config.backbone_bn_eps, config.bn_momentum)

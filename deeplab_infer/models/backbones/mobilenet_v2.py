@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from ...configs.schema import ModelConfig
 from ..blocks import Norm, conv
-from .features import Backbone, Features
+from .features import Backbone, Features, backbone_norm
 
 # Table 2 of the paper: expansion, channels, units, stride.
 _LAYERS = (
@@ -90,7 +90,7 @@ class MobileNetV2(Backbone):
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__(config)
-        norm = Norm(config.bn_eps, config.bn_momentum)
+        norm = backbone_norm(config)
         channels = _divisible(32 * config.width_mult)
         layers: list[nn.Module] = [_conv_bn_relu6(3, channels, 3, norm, stride=2)]
         widths = [channels]

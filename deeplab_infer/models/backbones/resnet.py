@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from ...configs.schema import ModelConfig
 from ..blocks import Norm, conv
-from .features import Backbone, Features
+from .features import Backbone, Features, backbone_norm
 
 UNITS = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3), 50: (3, 4, 6, 3), 101: (3, 4, 23, 3), 152: (3, 8, 36, 3)}
 _STEM_CHANNELS = {"v1c": (32, 32, 64), "beta": (64, 64, 128)}
@@ -136,7 +136,7 @@ class ResNet(Backbone):
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__(config)
-        norm = Norm(config.bn_eps, config.bn_momentum)
+        norm = backbone_norm(config)
         block = BasicBlock if config.depth < 50 else Bottleneck
         self.deep_stem = config.stem != "v1"
         self.low_before_stride = config.stem == "beta"

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from ...configs.schema import ModelConfig
 from ..blocks import ConvBnRelu, Norm, conv
-from .features import Backbone, Features
+from .features import Backbone, Features, backbone_norm
 
 
 @dataclass(frozen=True)
@@ -118,7 +118,7 @@ class Xception(Backbone):
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__(config)
-        norm = Norm(config.bn_eps, config.bn_momentum)
+        norm = backbone_norm(config)
         plans = plan_modules(config.depth, config.output_stride)
         self.stem = nn.Sequential(ConvBnRelu(3, 32, 3, norm, stride=2), ConvBnRelu(32, 64, 3, norm))
         self.blocks = nn.ModuleList()

@@ -1,0 +1,163 @@
+# SPDX-License-Identifier: Apache-2.0
+"""``deeplab-doctor``: what this machine can do, and what to install for the rest."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import importlib.metadata
+import json
+import os
+import platform
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from .. import __version__
+from .cli import make_parser, run_command
+
+PROG = "deeplab-doctor"
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The command's options."""
+    parser = make_parser(
+        PROG, "Report what this machine can run and what to install for the rest; for bug reports too."
+    )
+    parser.add_argument("--json", action="store_true", help="as JSON")
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Entry point; returns the exit code."""
+    return run_command(PROG, build_parser(), _run, argv)
+
+
+def _run(arguments: argparse.Namespace) -> int:
+    report = examine()
+    if arguments.json:
+        print(json.dumps(report, indent=1))
+    else:
+        _show(report)
+    return 0
+
+
+# package -> (import name, what it is for, extra that brings it, what to ask it)
+_PACKAGES: dict[str, tuple[str, str, str, str]] = {
+    "torch": ("torch", "checkpoints, training, export", "export", "_torch"),
+    "onnx": ("onnx", "export", "export", ""),
+    "onnxscript": ("onnxscript", "export", "export", ""),
+    "onnxruntime": ("onnxruntime", "runs .onnx files", "onnxruntime", "_onnxruntime"),
+    "openvino": ("openvino", "runs .onnx files on Intel and other CPUs", "openvino", "_openvino"),
+    "tensorrt": ("tensorrt", "engines for NVIDIA GPUs", "tensorrt", ""),
+    "safetensors": ("safetensors", "checkpoints", "export", ""),
+}
+
+
+def examine() -> dict[str, Any]:
+    """Everything the report says, JSON-able. A package that is broken is reported, never raised."""
+    return {
+        "deeplab-infer": __version__,
+        "python": f"{platform.python_version()} ({sys.executable})",
+        "system": f"{platform.system()} {platform.machine()}, {os.cpu_count()} CPUs",
+        "native module": _guard(_native),
+        "gpu": _guard(_gpu),
+        "nvcc": _guard(_nvcc),
+        "packages": {name: _package(name) for name in _PACKAGES},
+    }
+
+
+def _package(name: str) -> dict[str, str]:
+    module, purpose, extra, ask = _PACKAGES[name]
+    try:
+        version = importlib.metadata.version(_distribution(name))
+    except importlib.metadata.PackageNotFoundError:
+        return {"for": purpose, "missing": f"pip install 'deeplab-infer[{extra}]'"}
+    found = {"for": purpose, "version": version}
+    if ask:
+        detail = _guard(lambda: globals()[ask](importlib.import_module(module)))
+        found["broken" if detail.startswith("broken:") else "detail"] = detail
+    return found
+
+
+def _distribution(name: str) -> str:
+    if name == "onnxruntime":
+        for candidate in ("onnxruntime-gpu", "onnxruntime"):
+            try:
+                importlib.metadata.version(candidate)
+            except importlib.metadata.PackageNotFoundError:
+                continue
+            return candidate
+    return name
+
+
+def _guard(question: Callable[[], str]) -> str:
+    try:
+        return question()
+    except Exception as error:  # noqa: BLE001  a broken installation can raise anything, and saying so is the job
+        return f"broken: {type(error).__name__}: {error}"
+
+
+def _native() -> str:
+    from .. import _C
+
+    info = _C.build_info()
+    sets = ", ".join(info["instruction_sets"])
+    return f"{info['compiler']}, {info['build_type']}, CPU kernels for {sets}, CUDA {'on' if info['cuda'] else 'off'}"
+
+
+def _torch(torch: Any) -> str:
+    if not torch.cuda.is_available():
+        return "CPU only"
+    return ", ".join(torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count()))
+
+
+def _onnxruntime(onnxruntime: Any) -> str:
+    return ", ".join(name.removesuffix("ExecutionProvider") for name in onnxruntime.get_available_providers())
+
+
+def _openvino(openvino: Any) -> str:
+    core = openvino.Core()
+    names = [f"{name} ({core.get_property(name, 'FULL_DEVICE_NAME')})" for name in core.available_devices]
+    return ", ".join(names) or "no device"
+
+
+def _gpu() -> str:
+    if shutil.which("nvidia-smi") is None:
+        return "none found (no nvidia-smi)"
+    query = ["nvidia-smi", "--query-gpu=name,driver_version,memory.total", "--format=csv,noheader"]
+    answer = subprocess.run(query, capture_output=True, text=True, timeout=20, check=False)
+    return "; ".join((answer.stdout or answer.stderr).strip().splitlines()) or "nvidia-smi gave no answer"
+
+
+def _nvcc() -> str:
+    if shutil.which("nvcc") is None:
+        return "not found (only needed to build CUDA kernels)"
+    answer = subprocess.run(["nvcc", "--version"], capture_output=True, text=True, timeout=20, check=False)
+    return next((line for line in answer.stdout.splitlines() if "release" in line), answer.stdout).strip()
+
+
+def _show(report: dict[str, Any]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    console = Console()
+    table = Table(title="this machine", title_justify="left", show_header=False)
+    for name, value in report.items():
+        if name != "packages":
+            table.add_row(name, str(value))
+    console.print(table)
+    packages = Table("package", "version", "for", "state", title="packages", title_justify="left")
+    for name, entry in report["packages"].items():
+        state = entry.get("broken") or entry.get("detail", "ok")
+        if "missing" in entry:
+            state = f"missing: {entry['missing']}"
+        style = "yellow" if "missing" in entry else "red" if "broken" in entry else None
+        packages.add_row(name, entry.get("version", "-"), entry["for"], state.replace("[", "\\["), style=style)
+    console.print(packages)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

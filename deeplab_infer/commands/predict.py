@@ -1,0 +1,142 @@
+# SPDX-License-Identifier: Apache-2.0
+"""``deeplab-predict``: masks, overlays and summaries of files, folders and globs."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import IO, Any
+
+from ..errors import DeepLabError, ImageError
+from ..files import atomic_path, require_writable_dir
+from ..images import list_images
+from .cli import make_parser, run_command
+from .train import parse_size
+
+PROG = "deeplab-predict"
+_EPILOG = """\
+examples:
+  deeplab-predict model.onnx street.png -o out --overlay
+  deeplab-predict model.onnx photos/ "more/*.jpg" -o out --overlay --json
+  deeplab-predict model.onnx big.png -o out --mode slide --window 769x769 --window-stride 513x513
+
+Masks are palettised PNGs of class indices. --json writes results.jsonl, one line an image with the area of each class.
+A file that cannot be read is reported and skipped.
+exit code: 0 all done, 1 some files failed, 2 wrong use or nothing could be done, 130 interrupted
+"""
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The command's options."""
+    parser = make_parser(PROG, "Segment images with an exported model, a checkpoint or a named config.", _EPILOG)
+    parser.add_argument("model", help="an exported .onnx; with torch also a checkpoint or a config's name")
+    parser.add_argument("source", nargs="+", help="image files, folders, or quoted patterns")
+    parser.add_argument("-o", "--output-dir", default="predictions", metavar="DIR", help="default: predictions")
+    out = parser.add_argument_group("what to write")
+    out.add_argument("--no-mask", action="store_true", help="no label PNGs")
+    out.add_argument(
+        "--overlay", action="store_true", help="also NAME_overlay.png: colours over the image, with a legend"
+    )
+    out.add_argument("--npz", action="store_true", help="also NAME.npz with labels and scores")
+    out.add_argument("--json", action="store_true", help="also results.jsonl")
+    out.add_argument("--alpha", type=float, default=0.55, help="opacity of the overlay, 0..1 (default: 0.55)")
+    run = parser.add_argument_group("how to run")
+    run.add_argument("-r", "--recursive", action="store_true", help="also the folders below")
+    run.add_argument("--backend", default="auto", help="auto, onnxruntime, openvino or torch (default: auto)")
+    run.add_argument("--device", default="auto", help="auto, cpu or cuda (default: auto)")
+    run.add_argument("--threads", type=int, help="CPU threads (default: all)")
+    run.add_argument("--mode", choices=("whole", "slide"), help="default: the model's own")
+    run.add_argument("--window", metavar="HxW", help="window of slide mode")
+    run.add_argument("--window-stride", metavar="HxW", help="step between windows")
+    run.add_argument("--scales", type=float, nargs="+", default=[1.0], help="scales to average over (default: 1.0)")
+    run.add_argument("--flip", action="store_true", help="average with the mirrored image")
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Entry point; returns the exit code."""
+    return run_command(PROG, build_parser(), _run, argv)
+
+
+def _run(arguments: argparse.Namespace) -> int:
+    from ..segmenter import Segmenter
+
+    if not 0 <= arguments.alpha <= 1:
+        raise DeepLabError(f"--alpha must be in 0..1, got {arguments.alpha}")
+    images = list_images(arguments.source, arguments.recursive)
+    folder = require_writable_dir(arguments.output_dir)
+    window = parse_size(arguments.window) if arguments.window else None
+    stride = parse_size(arguments.window_stride) if arguments.window_stride else None
+    with Segmenter(
+        arguments.model,
+        backend=arguments.backend,
+        device=arguments.device,
+        threads=arguments.threads,
+        mode=arguments.mode,
+        window=window,
+        window_stride=stride,
+        scales=arguments.scales,
+        flip=arguments.flip,
+    ) as segmenter:
+        if arguments.json:
+            with atomic_path(folder / "results.jsonl") as temporary, open(temporary, "w", encoding="utf-8") as lines:
+                failed = _predict_all(segmenter, images, folder, arguments, lines)
+        else:
+            failed = _predict_all(segmenter, images, folder, arguments, None)
+    print(f"{len(images) - failed} of {len(images)} images segmented into {folder}")
+    return 0 if failed == 0 else 2 if failed == len(images) else 1
+
+
+def _predict_all(
+    segmenter: Any, images: list[Path], folder: Path, arguments: argparse.Namespace, lines: IO[str] | None
+) -> int:
+    """Segment one after the other; returns how many failed."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    console = Console(stderr=True)
+    failed = 0
+    columns = (TextColumn("segmenting"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    quiet = arguments.quiet or not console.is_terminal
+    with Progress(*columns, console=console, disable=quiet, transient=True) as bar:
+        for path, stem in bar.track(list(zip(images, output_stems(images), strict=True))):
+            try:
+                result = segmenter.predict(path, scores=arguments.npz)
+            except ImageError as error:
+                failed += 1
+                console.print(f"skipped: {error}", style="red", markup=False, soft_wrap=True)
+                continue
+            _write(result, folder, stem, arguments)
+            if lines is not None:
+                lines.write(result.to_json() + "\n")
+    return failed
+
+
+def output_stems(images: Sequence[Path]) -> list[str]:
+    """A name for each image's outputs: its stem, or more of its path where stems meet twice."""
+    count = Counter(path.stem for path in images)
+    stems: list[str] = []
+    for path in images:
+        stem = path.stem if count[path.stem] == 1 else "_".join([*path.parent.parts[-2:], path.name.replace(".", "_")])
+        stem = stem.replace("/", "_").replace("..", "_")
+        unique, number = stem, 2
+        while unique in stems:
+            unique, number = f"{stem}_{number}", number + 1
+        stems.append(unique)
+    return stems
+
+
+def _write(result: Any, folder: Path, stem: str, arguments: argparse.Namespace) -> None:
+    if not arguments.no_mask:
+        result.save(folder / f"{stem}.png", "labels")
+    if arguments.overlay:
+        result.save(folder / f"{stem}_overlay.png", "overlay", alpha=arguments.alpha)
+    if arguments.npz:
+        result.save(folder / f"{stem}.npz")
+
+
+if __name__ == "__main__":
+    sys.exit(main())
