@@ -46,5 +46,5 @@ def normalise(images: NDArray[np.uint8], config: ModelConfig) -> NDArray[np.floa
         float32 [N, 3, H, W], C-contiguous.
     """
     pixels = images[..., ::-1] if config.channel_order == "bgr" else images
-    scaled = (pixels.astype(np.float32) - np.float32(config.mean)) / np.float32(config.std)
+    scaled = (pixels.astype(np.float32) - np.array(config.mean, np.float32)) / np.array(config.std, np.float32)
     return np.ascontiguousarray(scaled.transpose(0, 3, 1, 2))

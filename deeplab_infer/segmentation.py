@@ -189,7 +189,7 @@ class Segmentation:
         buffer = io.BytesIO()
         if suffix == ".npz":
             extra = {"scores": self.scores, "probabilities": self.probabilities}
-            arrays = {name: value for name, value in extra.items() if value is not None}
+            arrays: dict[str, Any] = {name: value for name, value in extra.items() if value is not None}
             np.savez_compressed(buffer, labels=self.labels, classes=np.array(self.classes), **arrays)
         elif suffix in (".jpg", ".jpeg") and kind != "labels":
             Image.fromarray(self.plot(alpha)).save(buffer, "JPEG", quality=92)

@@ -224,10 +224,12 @@ class Segmenter:
         if self._mode == "whole" and not self._averaged:
             return self._predict_batch([rgb], [image], wanted, started)[0]
         prepared = perf_counter()
+        scores: NDArray[np.float32] | None
+        probabilities: NDArray[np.float32] | None
         if self._averaged:
-            probabilities = self._average(rgb)
+            probabilities = averaged = self._average(rgb)
             ran = perf_counter()
-            labels, scores = _argmax(probabilities, self.config.num_classes)
+            labels, scores = _argmax(averaged, self.config.num_classes)
             passes = len(self._scales) * (2 if self._flip else 1)
             extra: dict[str, Any] = {"passes": passes}
         else:
@@ -313,7 +315,7 @@ class Segmenter:
 
     def _slide_logits(self, image: NDArray[np.uint8]) -> tuple[NDArray[np.float32], int]:
         assert self._window is not None and self._stride is not None
-        windows = place_windows(*image.shape[:2], self._window, self._stride)
+        windows = place_windows(image.shape[0], image.shape[1], self._window, self._stride)
         logits = slide(
             image, self._run, windows, self.config.num_classes, self.config.align_corners, self._window_batch
         )

@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Measured speed of networks, runtimes and kernels."""
+"""Measured speed and memory of exported models and networks."""

@@ -8,7 +8,7 @@ import os
 import pickle
 import struct
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -39,7 +39,7 @@ def _inert(*arguments: Any) -> _Inert:
 
 
 # Training logs that mmengine keeps beside the weights: read over, never built.
-_HARMLESS: list[tuple[Any, str]] = [
+_HARMLESS: list[Callable[..., Any] | tuple[Callable[..., Any], str]] = [
     (_Inert, "mmengine.logging.history_buffer.HistoryBuffer"),
     (_inert, "numpy.core.multiarray._reconstruct"),
     (_inert, "numpy._core.multiarray._reconstruct"),

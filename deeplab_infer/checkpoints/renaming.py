@@ -45,13 +45,14 @@ def count_units(state: dict[str, Tensor], prefix: str) -> tuple[int, ...]:
 def resnet_depth(state: dict[str, Tensor], prefix: str) -> int | None:
     """Depth of a ResNet by its unit counts and block kind; None where it is none of ours."""
     bottleneck = f"{prefix}layer1.0.conv3.weight" in state
-    return {
+    depths: dict[tuple[tuple[int, ...], bool], int] = {
         ((2, 2, 2, 2), False): 18,
         ((3, 4, 6, 3), False): 34,
         ((3, 4, 6, 3), True): 50,
         ((3, 4, 23, 3), True): 101,
         ((3, 8, 36, 3), True): 152,
-    }.get((count_units(state, prefix), bottleneck))
+    }
+    return depths.get((count_units(state, prefix), bottleneck))
 
 
 def xception_depth(state: dict[str, Tensor], prefix: str) -> int | None:

@@ -13,10 +13,15 @@ import logging
 import os
 import sys
 from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
 
 from .. import __version__
 from ..errors import DeepLabError
 
+if TYPE_CHECKING:
+    from rich.console import Console
+
+_PIPE_WIDTH = 150
 _OS_ADVICE = {
     errno.ENOSPC: "the disk is full; free some space and run again",
     errno.EDQUOT: "the disk quota is used up; free some space and run again",
@@ -62,6 +67,14 @@ def run_command(
         return _fail(prog, str(error), arguments)
     except OSError as error:
         return _fail(prog, _explain_os_error(error), arguments)
+
+
+def make_console(*, stderr: bool = False, quiet: bool = False) -> Console:
+    """A rich console; wide where the output is a file or a pipe, so that tables keep their columns."""
+    from rich.console import Console
+
+    stream = sys.stderr if stderr else sys.stdout
+    return Console(stderr=stderr, quiet=quiet, width=None if stream.isatty() else _PIPE_WIDTH)
 
 
 def _configure_logging(arguments: argparse.Namespace) -> None:

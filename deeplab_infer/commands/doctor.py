@@ -16,7 +16,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from .. import __version__
-from .cli import make_parser, run_command
+from .cli import make_console, make_parser, run_command
 
 PROG = "deeplab-doctor"
 
@@ -140,10 +140,9 @@ def _nvcc() -> str:
 
 
 def _show(report: dict[str, Any]) -> None:
-    from rich.console import Console
     from rich.table import Table
 
-    console = Console()
+    console = make_console()
     table = Table(title="this machine", title_justify="left", show_header=False)
     for name, value in report.items():
         if name != "packages":

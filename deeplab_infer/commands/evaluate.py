@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from ..errors import DataError
 from ..evaluation.confusion import Scores
 from ..files import atomic_write
-from .cli import make_parser, run_command
+from .cli import make_console, make_parser, run_command
 from .train import parse_size
 
 PROG = "deeplab-eval"
@@ -41,7 +41,6 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _run(arguments: argparse.Namespace) -> int:
-    from rich.console import Console
     from rich.progress import track
 
     from ..data.scenes import HELD_OUT_SEED, StreetScenes
@@ -58,7 +57,7 @@ def _run(arguments: argparse.Namespace) -> int:
                 f"the street scenes have {len(scenes.spec.classes)}; train or choose a model with those classes"
             )
         matrix = ConfusionMatrix(scenes.spec.classes, scenes.spec.ignore_index)
-        bar = Console(stderr=True)
+        bar = make_console(stderr=True)
         for index in track(range(len(scenes)), "scenes", console=bar, disable=arguments.quiet, transient=True):
             image, labels = scenes[index]
             matrix.add(segmenter.predict(image).labels, labels)
@@ -68,7 +67,6 @@ def _run(arguments: argparse.Namespace) -> int:
 
 
 def _show(scores: Scores, result: dict[str, object], arguments: argparse.Namespace) -> None:
-    from rich.console import Console
     from rich.table import Table
 
     text = json.dumps(result, indent=1) + "\n"
@@ -85,7 +83,7 @@ def _show(scores: Scores, result: dict[str, object], arguments: argparse.Namespa
         table.add_row(name, f"{iou:.2%}", f"{accuracy:.2%}", f"{pixels:,}")
     table.add_section()
     table.add_row("mean", f"{scores.miou:.2%}", f"{scores.macc:.2%}", f"all pixels {scores.aacc:.2%}")
-    Console().print(table)
+    make_console().print(table)
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ from typing import IO, Any
 from ..errors import DeepLabError, ImageError
 from ..files import atomic_path, require_writable_dir
 from ..images import list_images
-from .cli import make_parser, run_command
+from .cli import make_console, make_parser, run_command
 from .train import parse_size
 
 PROG = "deeplab-predict"
@@ -94,10 +94,9 @@ def _predict_all(
     segmenter: Any, images: list[Path], folder: Path, arguments: argparse.Namespace, lines: IO[str] | None
 ) -> int:
     """Segment one after the other; returns how many failed."""
-    from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-    console = Console(stderr=True)
+    console = make_console(stderr=True)
     failed = 0
     columns = (TextColumn("segmenting"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     quiet = arguments.quiet or not console.is_terminal

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from ..configs import load_config
 from ..errors import DataError
 from ..files import atomic_write, require_writable_dir
-from .cli import make_parser, run_command
+from .cli import make_console, make_parser, run_command
 
 if TYPE_CHECKING:
     from ..data.scenes import InMemory
@@ -117,7 +117,6 @@ class _Journal:
         """A context that shows a bar with time left and yields the function called after each step."""
         import contextlib
 
-        from rich.console import Console
         from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
         columns = (SpinnerColumn(), TextColumn("{task.completed}/{task.total} {task.description}"))
@@ -125,7 +124,7 @@ class _Journal:
 
         @contextlib.contextmanager
         def context() -> Any:
-            console = Console(stderr=True, quiet=self.arguments.quiet)
+            console = make_console(stderr=True, quiet=self.arguments.quiet)
             with Progress(*columns, *clock, console=console) as bar:
                 task = bar.add_task("", total=total)
                 yield self._reporter(total, lambda step, text: bar.update(task, completed=step, description=text))

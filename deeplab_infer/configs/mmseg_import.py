@@ -23,8 +23,13 @@ _DATASET_TYPES = {
 }
 _STEMS = {"ResNet": "v1", "ResNetV1c": "v1c"}
 _HEADS = {"DepthwiseSeparableASPPHead": True, "ASPPHead": False}
-_RESNET_STAGES = {((1, 2, 1, 1), (1, 1, 2, 4)): 8, ((1, 2, 2, 1), (1, 1, 1, 2)): 16, ((1, 2, 2, 2), (1, 1, 1, 1)): 32}
-_MOBILENET_STAGES = {
+_Stages = tuple[tuple[int, ...], tuple[int, ...]]
+_RESNET_STAGES: dict[_Stages, int] = {
+    ((1, 2, 1, 1), (1, 1, 2, 4)): 8,
+    ((1, 2, 2, 1), (1, 1, 1, 2)): 16,
+    ((1, 2, 2, 2), (1, 1, 1, 1)): 32,
+}
+_MOBILENET_STAGES: dict[_Stages, int] = {
     ((1, 2, 2, 1, 1, 1, 1), (1, 1, 1, 2, 2, 4, 4)): 8,
     ((1, 2, 2, 2, 1, 1, 1), (1, 1, 1, 1, 1, 2, 2)): 16,
     ((1, 2, 2, 2, 1, 2, 1), (1, 1, 1, 1, 1, 1, 1)): 32,
@@ -113,15 +118,13 @@ def _backbone(backbone: dict[str, Any], name: str) -> dict[str, Any]:
     }
 
 
-def _stages(
-    backbone: dict[str, Any], strides: tuple[int, ...], dilations: tuple[int, ...]
-) -> tuple[tuple[int, ...], tuple[int, ...]]:
+def _stages(backbone: dict[str, Any], strides: tuple[int, ...], dilations: tuple[int, ...]) -> _Stages:
     return tuple(backbone.get("strides", strides)), tuple(backbone.get("dilations", dilations))
 
 
 def _output_stride(
-    stages: tuple[tuple[int, ...], tuple[int, ...]],
-    known: dict[tuple[tuple[int, ...], tuple[int, ...]], int],
+    stages: _Stages,
+    known: dict[_Stages, int],
     name: str,
 ) -> int:
     if stages not in known:

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator
+from itertools import pairwise
 
 import torch
 from torch import nn
@@ -45,7 +46,7 @@ def _pairs(model: nn.Module) -> Iterator[tuple[nn.Module, str, str]]:
     for module in model.modules():
         children = dict(module.named_children())
         names = list(children)
-        candidates = list(zip(names, names[1:], strict=False)) if isinstance(module, nn.Sequential) else _PAIRS
+        candidates = list(pairwise(names)) if isinstance(module, nn.Sequential) else _PAIRS
         for first, second in candidates:
             if isinstance(children.get(first), nn.Conv2d) and isinstance(children.get(second), nn.BatchNorm2d):
                 yield module, first, second

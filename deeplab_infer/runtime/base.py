@@ -129,7 +129,7 @@ def _open_file(path: Path, backend: str, device: str, threads: int | None) -> Ru
     if backend not in installed:
         raise BackendError(f"backend {backend!r} needs {package}; run: pip install 'deeplab-infer[{extra}]'")
     runner = importlib.import_module(module, __package__).open_file(path, device, threads)
-    _log.info("%s: %s on %s", path.name, runner.name, runner.device)
+    _log.debug("%s: %s on %s", path.name, runner.name, runner.device)
     return runner
 
 

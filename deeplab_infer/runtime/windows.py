@@ -82,7 +82,7 @@ def slide(
         crops = np.stack([image[w.top : w.bottom, w.left : w.right] for w in group])
         for window, logits in zip(group, run(crops), strict=True):
             area = (slice(window.top, window.bottom), slice(window.left, window.right))
-            total[(slice(None), *area)] += upsample(logits, window.size, align_corners)
+            total[:, area[0], area[1]] += upsample(logits, window.size, align_corners)
             visits[area] += 1
     total /= visits
     return total

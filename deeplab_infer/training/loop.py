@@ -104,7 +104,9 @@ def train(
             f"has {len(dataset.spec.classes)}; use --set num_classes={len(dataset.spec.classes)}"
         )
     device = torch.device(options.device)
-    model.to(device, memory_format=torch.channels_last).train()
+    model.to(device).train()
+    # torch's stubs do not know this argument, which makes convolutions about a tenth faster.
+    nn.Module.to(model, memory_format=torch.channels_last)  # type: ignore[call-overload]
     torch.manual_seed(options.seed)
     optimizer = _optimizer(model, options)
     # One thread ahead: crops are cut while the network computes, in an order that only the seed decides.

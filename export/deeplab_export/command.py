@@ -12,7 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from deeplab_infer.commands.cli import make_parser, run_command
+from deeplab_infer.commands.cli import make_console, make_parser, run_command
 from deeplab_infer.configs import list_configs, load_config
 from deeplab_infer.errors import ExportError
 from deeplab_infer.files import atomic_path, atomic_write, require_writable_dir
@@ -180,12 +180,10 @@ def _load_model(arguments: argparse.Namespace) -> DeepLab:
 
 def _export(model: DeepLab, target: Path, arguments: argparse.Namespace) -> VerificationReport | None:
     """Write the file and its report; a file that fails its verification stays, its report says so."""
-    from rich.console import Console
-
     from .onnx_export import export_onnx
     from .verify import THRESHOLDS, verify
 
-    console = Console(stderr=True, quiet=arguments.quiet)
+    console = make_console(stderr=True, quiet=arguments.quiet)
     sizes = {name: getattr(arguments, name) for name in ("batch", "height", "width") if getattr(arguments, name)}
     with atomic_path(target) as temporary:
         with console.status(f"exporting {model.config.name} ({arguments.precision})"):
@@ -252,8 +250,6 @@ def _samples(arguments: argparse.Namespace, model: DeepLab) -> list[Sample] | No
 
 
 def _show(report: VerificationReport, target: Path, arguments: argparse.Namespace) -> None:
-    from rich.console import Console
-
     text = json.dumps(report.to_dict(), indent=1)
     report_path = target.with_suffix(".report.json")
     with atomic_write(report_path, "w") as stream:
@@ -263,7 +259,7 @@ def _show(report: VerificationReport, target: Path, arguments: argparse.Namespac
     elif arguments.json:
         with atomic_write(arguments.json, "w") as stream:
             stream.write(text + "\n")
-    console = Console(stderr=True)
+    console = make_console(stderr=True)
     if not arguments.quiet:
         console.print(report.table())
         if not report.judged_labels:

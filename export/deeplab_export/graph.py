@@ -77,6 +77,8 @@ class DeploymentGraph(nn.Module):
             first = next(layer for layer in network.modules() if isinstance(layer, nn.Conv2d))
             first.weight = nn.Parameter(first.weight.flip(1).contiguous())
             mean, std = mean.flip(0), std.flip(0)
+        self.mean: Tensor
+        self.std: Tensor
         self.register_buffer("mean", mean)
         self.register_buffer("std", std)
         self.network = network.half() if signature.precision == "fp16" else network

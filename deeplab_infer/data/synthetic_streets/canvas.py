@@ -50,7 +50,7 @@ class Canvas:
     def paint(self, mask: Mask, colour: Floats | Colour, label: int, depth: Floats | float) -> None:
         """Cover the pixels of ``mask``.
 
-        ``colour`` is a full-size picture, one row per covered pixel, or one colour; ``depth`` is full-size or one value.
+        ``colour`` is a full-size picture, one row a covered pixel, or one colour; ``depth`` is full-size or one value.
         """
         full_size = isinstance(colour, np.ndarray) and colour.ndim == 3
         self.image[mask] = np.asarray(colour)[mask] if full_size else colour

@@ -153,7 +153,7 @@ def _paint_facade(
 
 def _facade_colour(facade: Facade, z: Floats, y: Floats, rng: np.random.Generator) -> Floats:
     along = np.broadcast_to((z - facade.near)[None, :], y.shape)
-    noise = value_noise(rng, *y.shape, max(3.0, y.shape[0] / 60))
+    noise = value_noise(rng, y.shape[0], y.shape[1], max(3.0, y.shape[0] / 60))
     colour = facade.colour + 9 * noise[..., None]
     if facade.brick:
         courses = (np.mod(y, 0.3) < 0.05) & (along < 60)

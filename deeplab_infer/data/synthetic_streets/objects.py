@@ -187,13 +187,13 @@ def _draw_car(
         )
     )
     canvas.paint(front, _tuple(colour), CAR, z)
-    cabin = _points(
+    outline = _points(
         (centre - half * 0.93, shoulder),
         (centre - half * 0.74, roof),
         (centre + half * 0.74, roof),
         (centre + half * 0.93, shoulder),
     )
-    canvas.paint(canvas.polygon(cabin), _tuple(colour, 0.92), CAR, z)
+    canvas.paint(canvas.polygon(outline), _tuple(colour, 0.92), CAR, z)
     glass = _points(
         (centre - half * 0.8, shoulder),
         (centre - half * 0.66, roof + 0.1 * scale),

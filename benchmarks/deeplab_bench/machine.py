@@ -1,0 +1,47 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Where and with what something was measured."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import platform
+import shutil
+import subprocess
+from pathlib import Path
+from typing import Any
+
+from deeplab_infer import __version__
+
+_PACKAGES = ("torch", "onnxruntime", "onnxruntime-gpu", "openvino", "numpy", "opencv-python-headless")
+
+
+def describe_machine() -> dict[str, Any]:
+    """CPU, GPU, driver, versions and the commit; JSON-able."""
+    installed = {d.name: d.version for d in importlib.metadata.distributions() if d.name in _PACKAGES}
+    return {
+        "cpu": _cpu(),
+        "cpus": len(os.sched_getaffinity(0)),
+        "memory_gib": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1),
+        "gpu": _ask(["nvidia-smi", "--query-gpu=name,driver_version", "--format=csv,noheader"]),
+        "system": platform.platform(),
+        "python": platform.python_version(),
+        "deeplab-infer": __version__,
+        "commit": _ask(["git", "-C", str(Path(__file__).parent), "rev-parse", "--short=12", "HEAD"]),
+        "versions": dict(sorted(installed.items())),
+    }
+
+
+def _cpu() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return platform.processor()
+    return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), platform.machine())
+
+
+def _ask(command: list[str]) -> str | None:
+    if shutil.which(command[0]) is None:
+        return None
+    answer = subprocess.run(command, capture_output=True, text=True, timeout=20, check=False)
+    return answer.stdout.strip() or None if answer.returncode == 0 else None
