@@ -184,8 +184,8 @@ def _print_table(
     make_console().print(made)
     if measured:
         print(
-            f"measured here: random weights, float32 in torch, one image of {arguments.size} end to end (resized and cut "
-            "into windows as the config says); the published fps are a V100's, forward and post-processing only"
+            f"measured here: random weights, float32 in torch, one image of {arguments.size} end to end (resized and "
+            "cut into windows as the config says); the published fps are a V100's, forward and post-processing only"
         )
 
 

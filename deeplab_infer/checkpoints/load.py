@@ -148,7 +148,7 @@ def _mismatch(
         if set(misshaped) <= heads:
             return (
                 f"{checkpoint.path}: the checkpoint has {weight.shape[0]} classes, config {model.config.name!r} has "
-                f"{model.config.num_classes}; use --set num_classes={weight.shape[0]}, or the config it was trained with"
+                f"{model.config.num_classes}; use --set num_classes={weight.shape[0]} or the config it was trained with"
             )
     shapes = [f"{key} {list(given[key].shape)} instead of {list(own[key].shape)}" for key in misshaped]
     parts = [

@@ -25,7 +25,7 @@ def vision_operators():
     library = torch.library.Library("torchvision", "DEF")
     for name in ("nms", "qnms"):
         library.define(f"{name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
-    yield library
+    return library
 
 
 @pytest.fixture(scope="session")
