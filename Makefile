@@ -22,7 +22,7 @@ demo: $(VENV)/.installed
 	$(BIN)/deeplab-export --config $(DEMO_CONFIG) --runtime onnxruntime --runtime openvino --force -o demo
 	$(BIN)/deeplab-export --config $(DEMO_CONFIG) --fp16 --runtime onnxruntime --runtime openvino --force -o demo
 	$(BIN)/deeplab-predict demo/$(DEMO_CONFIG).onnx $(DEMO_IMAGE) -o demo --overlay
-	$(BIN)/deeplab-bench run demo/$(DEMO_CONFIG).onnx demo/$(DEMO_CONFIG)_fp16.onnx --seconds 3
+	$(BIN)/deeplab-bench run demo/$(DEMO_CONFIG).onnx demo/$(DEMO_CONFIG)_fp16.onnx --seconds 2
 	@echo "The picture: demo/street_overlay.png"
 
 test: lint pytest

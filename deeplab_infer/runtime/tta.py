@@ -34,9 +34,11 @@ def plan_passes(height: int, width: int, test_scale: Size | None, scales: tuple[
     passes = []
     for scale in scales:
         if test_scale is not None:
-            size = network_size(height, width, (_scaled(test_scale[0], scale), _scaled(test_scale[1], scale)))
+            # The reference truncates here: 0.5 times 2049 x 1025 is 1024 x 512.
+            limits = (max(1, int(test_scale[0] * scale)), max(1, int(test_scale[1] * scale)))
+            size = network_size(height, width, limits)
         else:
-            size = (_scaled(height, scale), _scaled(width, scale))
+            size = (max(1, int(height * scale + 0.5)), max(1, int(width * scale + 0.5)))
         passes += [Pass(size, mirrored) for mirrored in ((False, True) if flip else (False,))]
     return passes
 
@@ -46,7 +48,3 @@ def softmax(logits: NDArray[np.float32]) -> NDArray[np.float32]:
     shifted = np.exp(logits - logits.max(0, keepdims=True))
     shifted /= shifted.sum(0, keepdims=True)
     return shifted
-
-
-def _scaled(side: int, scale: float) -> int:
-    return max(1, int(side * scale + 0.5))

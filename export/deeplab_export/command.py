@@ -66,9 +66,7 @@ def build_parser() -> argparse.ArgumentParser:
     model.add_argument("--list", action="store_true", help="print the named configs and leave")
     graph = parser.add_argument_group("graph")
     precision = graph.add_mutually_exclusive_group()
-    precision.add_argument(
-        "--precision", choices=("fp32", "fp16"), default="fp32", help="of weights and activations (default: fp32)"
-    )
+    precision.add_argument("--precision", choices=("fp32", "fp16"), help="of weights and activations (default: fp32)")
     precision.add_argument(
         "--fp16", action="store_const", const="fp16", dest="precision", help="same as --precision fp16"
     )
@@ -132,6 +130,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _run(arguments: argparse.Namespace) -> int:
+    # A default in the parser would hide that both options of the group were given.
+    arguments.precision = arguments.precision or "fp32"
     if arguments.list:
         print("\n".join(list_configs()))
         return 0

@@ -2,6 +2,7 @@
 """``deeplab-bench`` as a user runs it; no figure is asserted."""
 
 import json
+from pathlib import Path
 
 import pytest
 from deeplab_bench import command, report
@@ -47,7 +48,7 @@ def test_markdown_batches_and_labels_of_random_networks(capsys):
 
 def test_a_model_that_fails_is_a_row_that_says_so(tmp_path, model_file, capsys):
     broken = tmp_path / "broken.onnx"
-    broken.write_bytes(open(model_file, "rb").read()[:1000])
+    broken.write_bytes(Path(model_file).read_bytes()[:1000])
     assert command.main(quick("run", str(broken), model_file, "--backend", "onnxruntime")) == 1
     output = capsys.readouterr().out
     assert "truncated" in output.replace("\n", " ")

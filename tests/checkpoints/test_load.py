@@ -167,7 +167,7 @@ def test_half_precision_storage_rounds_and_no_more(tmp_path):
 def test_safetensors_without_config(tmp_path):
     from safetensors.torch import save_file
 
-    save_file({k: v for k, v in make_network().state_dict().items()}, tmp_path / "m.safetensors")
+    save_file(dict(make_network().state_dict()), tmp_path / "m.safetensors")
     with pytest.raises(CheckpointError, match="carries no config"):
         checkpoints.load(tmp_path / "m.safetensors")
 

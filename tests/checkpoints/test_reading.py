@@ -39,7 +39,9 @@ class Bomb:
 @pytest.mark.parametrize("zipped", [True, False])
 def test_hostile_pickles_are_refused_unexecuted(tmp_path, zipped):
     marker = tmp_path / "executed"
-    torch.save({"state_dict": TENSORS, "x": Bomb(str(marker))}, tmp_path / "a.pth", _use_new_zipfile_serialization=zipped)
+    torch.save(
+        {"state_dict": TENSORS, "x": Bomb(str(marker))}, tmp_path / "a.pth", _use_new_zipfile_serialization=zipped
+    )
     with pytest.raises(CheckpointError, match="--trust-checkpoint"):
         read_checkpoint(tmp_path / "a.pth")
     assert not marker.exists()

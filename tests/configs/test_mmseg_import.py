@@ -58,7 +58,9 @@ def test_inheritance(tree):
 
 
 def test_old_style_config():
-    text = MODEL.replace("data_preprocessor=data_preprocessor,", "").replace("data_preprocessor = dict", "unused = dict")
+    text = MODEL.replace("data_preprocessor=data_preprocessor,", "").replace(
+        "data_preprocessor = dict", "unused = dict"
+    )
     text += """
 img_norm_cfg = dict(mean=[123.675, 116.28, 103.53], std=[58.395, 57.12, 57.375], to_rgb=True)
 data = dict(test=dict(type='CityscapesDataset', pipeline=[dict(type='MultiScaleFlipAug', img_scale=(2048, 1024),

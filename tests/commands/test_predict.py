@@ -1,0 +1,154 @@
+# SPDX-License-Identifier: Apache-2.0
+"""``deeplab-predict`` as a user runs it, on good and bad files."""
+
+import errno
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from deeplab_export import export_onnx
+from PIL import Image
+
+from deeplab_infer.commands import predict
+from deeplab_infer.commands.predict import output_stems
+from deeplab_infer.segmentation import Segmentation
+from deeplab_infer.segmenter import Segmenter
+
+from ..networks import make_network, random_images
+
+
+@pytest.fixture(scope="module")
+def model_file(tmp_path_factory):
+    path = tmp_path_factory.mktemp("model") / "model.onnx"
+    export_onnx(make_network(), path, batch=1, height=48, width=64)
+    return str(path)
+
+
+@pytest.fixture
+def photos(tmp_path):
+    folder = tmp_path / "my photos"
+    folder.mkdir()
+    for index, image in enumerate(random_images(3, 40, 56)):
+        Image.fromarray(image).save(folder / f"p{index}.png")
+    return folder
+
+
+def run(model, *arguments):
+    return predict.main([model, *map(str, arguments)])
+
+
+def names(folder):
+    return sorted(p.name for p in Path(folder).iterdir())
+
+
+def test_as_a_program(tmp_path, model_file, photos):
+    command = [
+        sys.executable,
+        "-m",
+        "deeplab_infer.commands.predict",
+        model_file,
+        str(photos),
+        "-o",
+        str(tmp_path / "o"),
+    ]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "3 of 3 images segmented" in done.stdout
+    assert names(tmp_path / "o") == ["p0.png", "p1.png", "p2.png"]
+
+
+def test_everything_that_can_be_written(tmp_path, model_file, photos):
+    assert (
+        run(model_file, photos / "p*.png", "-o", tmp_path / "o", "--overlay", "--npz", "--json", "--alpha", "0.3") == 0
+    )
+    assert names(tmp_path / "o") == sorted(
+        [f"p{i}{end}" for i in range(3) for end in (".npz", ".png", "_overlay.png")] + ["results.jsonl"]
+    )
+    lines = [json.loads(line) for line in (tmp_path / "o" / "results.jsonl").read_text().splitlines()]
+    assert [Path(line["path"]).name for line in lines] == ["p0.png", "p1.png", "p2.png"]
+    assert sum(lines[0]["areas"].values()) == pytest.approx(1, abs=1e-4)
+    expected = Segmenter(model_file).predict(photos / "p1.png").labels
+    assert np.array_equal(np.asarray(Image.open(tmp_path / "o" / "p1.png")), expected)
+    assert run(model_file, photos, "-o", tmp_path / "n", "--no-mask", "--json") == 0
+    assert names(tmp_path / "n") == ["results.jsonl"]
+
+
+def test_bad_files_are_reported_and_skipped(tmp_path, model_file, photos, capsys):
+    (photos / "broken.png").write_bytes((photos / "p0.png").read_bytes()[:200])
+    (photos / "zero.jpg").write_bytes(b"")
+    assert run(model_file, photos, "-o", tmp_path / "o", "--json") == 1
+    captured = capsys.readouterr()
+    assert "broken.png: damaged" in captured.err
+    assert "zero.jpg: not an image" in captured.err
+    assert "3 of 5 images" in captured.out
+    assert len((tmp_path / "o" / "results.jsonl").read_text().splitlines()) == 3
+    assert run(model_file, photos / "zero.jpg", "-o", tmp_path / "o") == 2
+
+
+def test_unusual_images_and_names(tmp_path, model_file):
+    Image.fromarray(np.zeros((1, 1, 3), np.uint8)).save(tmp_path / "one.png")
+    Image.fromarray(np.zeros((5, 9), np.uint8)).save(tmp_path / "grey.png")
+    Image.fromarray(np.zeros((5, 9, 4), np.uint8)).save(tmp_path / "alpha.png")
+    Image.fromarray(np.zeros((5, 9), np.uint16)).save(tmp_path / "deep.png")
+    Image.fromarray(np.zeros((5, 9, 3), np.uint8)).save(tmp_path / "new\nline ü.png")
+    assert run(model_file, tmp_path, "-o", tmp_path / "o", "--overlay") == 0
+    assert Image.open(tmp_path / "o" / "one.png").size == (1, 1)
+    assert (tmp_path / "o" / "new\nline ü.png").exists()
+
+
+def test_names_that_meet_twice(tmp_path):
+    paths = [Path("a/x.png"), Path("b/x.png"), Path("b/x.jpg"), Path("y.png"), Path("../../x.png")]
+    stems = output_stems(paths)
+    assert len(set(stems)) == 5
+    assert stems[3] == "y"
+    assert all("/" not in stem and ".." not in stem for stem in stems)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["missing/*.png"], "no such file, folder or pattern"),
+        (["EMPTY"], "holds no image"),
+        (["PHOTOS", "--alpha", "2"], "--alpha must be in 0..1"),
+        (["PHOTOS", "--mode", "slide"], "needs window"),
+        (["PHOTOS", "--mode", "slide", "--window", "4"], "is not a size"),
+        (["PHOTOS", "--backend", "tflite"], "unknown backend"),
+        (["PHOTOS", "-o", "PHOTOS/p0.png"], "is a file"),
+        (["PHOTOS", "-o", "/proc/x"], "cannot write to folder"),
+    ],
+)
+def test_wrong_use(tmp_path, capsys, model_file, photos, arguments, message):
+    (tmp_path / "empty").mkdir()
+    texts = [a.replace("PHOTOS", str(photos)).replace("EMPTY", str(tmp_path / "empty")) for a in arguments]
+    if "-o" not in texts:
+        texts += ["-o", str(tmp_path / "o")]
+    assert run(model_file, *texts) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_models_that_cannot_be_opened(tmp_path, capsys, photos):
+    (tmp_path / "bad.onnx").write_bytes(b"no model")
+    for model, message in (
+        ("bad.onnx", "not an ONNX file"),
+        ("missing.onnx", "no such file"),
+        ("x.engine", "TensorRT"),
+    ):
+        assert run(str(tmp_path / model), photos, "-o", tmp_path / "o") == 2
+        assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "message"),
+    [(OSError(errno.ENOSPC, "No space left on device"), 2, "disk is full"), (KeyboardInterrupt(), 130, "interrupted")],
+)
+def test_nothing_half_written_is_left(tmp_path, capsys, monkeypatch, model_file, photos, error, code, message):
+    def fail(*arguments, **keywords):
+        raise error
+
+    monkeypatch.setattr(Segmentation, "_encode", fail)
+    assert run(model_file, photos, "-o", tmp_path / "o", "--json") == code
+    assert message in capsys.readouterr().err
+    assert names(tmp_path / "o") == []

@@ -1,0 +1,83 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Where windows lie, and how their logits are put together."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from deeplab_infer.errors import DeepLabError
+from deeplab_infer.ops.resize_taps import resize_taps, taps_matrix
+from deeplab_infer.runtime.tta import plan_passes, softmax
+from deeplab_infer.runtime.windows import place_windows, slide
+
+
+def corners(*arguments):
+    return [(w.top, w.left) for w in place_windows(*arguments)], place_windows(*arguments)[0].size
+
+
+def test_the_reference_s_examples():
+    places, size = corners(1025, 2049, (769, 769), (513, 513))
+    assert size == (769, 769)
+    assert places == [(y, x) for y in (0, 256) for x in (0, 513, 1026, 1280)]
+    assert corners(390, 520, (480, 480), (320, 320)) == ([(0, 0), (0, 40)], (390, 480))
+    assert corners(346, 520, (480, 480), (320, 320)) == ([(0, 0), (0, 40)], (346, 480))
+    assert len(place_windows(520, 520, (480, 480), (320, 320))) == 4
+    assert corners(100, 50, (769, 769), (513, 513)) == ([(0, 0)], (100, 50))
+
+
+@settings(max_examples=200, deadline=None)
+@given(*[st.integers(1, 90)] * 2, *[st.integers(1, 40)] * 2, st.integers(1, 40), st.integers(1, 40))
+def test_every_pixel_is_covered_by_windows_inside_the_image(height, width, tall, wide, down, right):
+    down, right = min(down, tall), min(right, wide)
+    visits = np.zeros((height, width), int)
+    for w in place_windows(height, width, (tall, wide), (down, right)):
+        assert w.top >= 0
+        assert w.left >= 0
+        assert w.size == (min(tall, height), min(wide, width))
+        visits[w.top : w.bottom, w.left : w.right] += 1
+    assert visits.shape == (height, width)
+    assert visits.min() >= 1
+
+
+@pytest.mark.parametrize("align_corners", [False, True])
+@pytest.mark.parametrize("batch", [1, 3])
+def test_overlaps_are_averaged(rng, align_corners, batch):
+    image = rng.integers(0, 256, (23, 31, 3), dtype=np.uint8)
+    seen = []
+
+    def run(crops):
+        seen.append(len(crops))
+        pooled = crops[:, ::2, ::2, :2].astype(np.float32)
+        return np.ascontiguousarray(pooled.transpose(0, 3, 1, 2))
+
+    windows = place_windows(23, 31, (12, 14), (7, 9))
+    found = slide(image, run, windows, 2, align_corners, batch)
+    total, visits = np.zeros((2, 23, 31)), np.zeros((23, 31))
+    for w in windows:
+        low = image[w.top : w.bottom, w.left : w.right][::2, ::2, :2].astype(np.float64).transpose(2, 0, 1)
+        rows = taps_matrix(resize_taps(low.shape[1], w.size[0], align_corners), low.shape[1]).astype(np.float64)
+        columns = taps_matrix(resize_taps(low.shape[2], w.size[1], align_corners), low.shape[2]).astype(np.float64)
+        total[:, w.top : w.bottom, w.left : w.right] += rows @ low @ columns.T
+        visits[w.top : w.bottom, w.left : w.right] += 1
+    assert np.abs(found - total / visits).max() < 255 * 1e-6
+    assert max(seen) == batch
+
+
+def test_passes_scale_the_base_size():
+    sizes = [p.size for p in plan_passes(1024, 2048, (2049, 1025), (0.5, 1.0), False)]
+    assert sizes == [(512, 1024), (1025, 2049)]
+    passes = plan_passes(100, 200, None, (0.5, 1.5), True)
+    assert [(p.size, p.flip) for p in passes] == [
+        ((50, 100), False), ((50, 100), True), ((150, 300), False), ((150, 300), True),
+    ]  # fmt: skip
+    for scales in ((), (0.0,), (-1.0,)):
+        with pytest.raises(DeepLabError, match="scales must be positive"):
+            plan_passes(1, 1, None, scales, False)
+
+
+def test_softmax_of_large_logits(rng):
+    logits = rng.normal(0, 300, (5, 4, 3)).astype(np.float32)
+    found = softmax(logits)
+    exact = np.exp(logits.astype(np.float64) - logits.max(0))
+    assert np.abs(found - exact / exact.sum(0)).max() < 1e-6
