@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 # make demo   from a fresh machine to exported models, a verification table, a picture and a table of speeds
-# make test   what CI runs: ruff, mypy, pytest
+# make test   what CI runs: ruff, mypy, pytest, and the comparison with other projects in an environment of its own
 # Variables: PYTHON, VENV, PIP_FLAGS (e.g. an index that has CPU builds of torch), PYTEST_FLAGS
 
 PYTHON ?= python3
@@ -9,13 +9,14 @@ PIP_FLAGS ?=
 PYTEST_FLAGS ?= -n 2 --dist loadfile
 
 BIN := $(VENV)/bin
+PEERS := $(VENV)-peers
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 BUILD_FILES := pyproject.toml setup.py CMakeLists.txt constraints.txt $(shell find csrc -type f)
 
 DEMO_CONFIG := deeplabv3plus_mobilenetv2_streets
 DEMO_IMAGE := deeplab_infer/assets/street.png
 
-.PHONY: demo test lint format pytest clean
+.PHONY: demo test lint format pytest parity clean
 
 demo: $(VENV)/.installed
 	mkdir -p demo
@@ -25,14 +26,25 @@ demo: $(VENV)/.installed
 	$(BIN)/deeplab-bench run demo/$(DEMO_CONFIG).onnx demo/$(DEMO_CONFIG)_fp16.onnx --seconds 2
 	@echo "The picture: demo/street_overlay.png"
 
-test: lint pytest
+test: lint pytest parity
 
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 
 pytest: $(VENV)/.installed-dev
-	$(BIN)/python -m pytest $(PYTEST_FLAGS)
+	$(BIN)/python -m pytest --ignore=tests/parity $(PYTEST_FLAGS)
+
+# The peers' torchvision is a CUDA build that breaks imports beside a CPU torch: it must not share our environment.
+parity: $(VENV)/.installed-dev $(PEERS)/.installed
+	$(PEERS)/bin/python -m pytest tests/parity
+
+$(PEERS)/.installed: scripts/install_peers.sh constraints.txt | $(BIN)/python
+	$(PYTHON) -m venv $(PEERS)
+	$(PEERS)/bin/python -m pip --disable-pip-version-check install $(PIP_FLAGS) -c constraints.txt \
+	    torch numpy opencv-python-headless pillow pyyaml rich safetensors pytest
+	scripts/install_peers.sh $(PEERS)/bin/python
+	touch $@
 
 format: $(VENV)/.installed-dev
 	$(BIN)/ruff check --fix .
@@ -54,5 +66,5 @@ $(VENV)/.installed-dev: $(BUILD_FILES) | $(BIN)/python
 
 clean:
 	rm -f $(VENV)/.installed $(VENV)/.installed-dev
-	rm -rf build dist demo *.egg-info deeplab_infer/_C*.so .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(PEERS) build dist demo *.egg-info deeplab_infer/_C*.so .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -not -path './.venv*' -prune -exec rm -rf {} +

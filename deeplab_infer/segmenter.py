@@ -20,7 +20,8 @@ from .errors import DeepLabError
 from .images import as_rgb
 from .ops.functional import upsample, upsample_argmax
 from .preprocess import Size, network_size, normalise, resize_image
-from .runtime.base import Runner, open_runner
+from .runtime.base import Runner
+from .runtime.opening import open_runner
 from .runtime.tta import plan_passes, softmax
 from .runtime.windows import place_windows, slide
 from .segmentation import Segmentation

@@ -1,22 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What every backend offers, and the choice between them."""
+"""What every backend offers, and what it refuses."""
 
 from __future__ import annotations
 
-import importlib
-import importlib.util
-import logging
-import os
-from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ..errors import BackendError, ModelFileError
+from ..errors import BackendError
 from ..manifest import Manifest
-
-_log = logging.getLogger(__name__)
 
 
 class Runner(Protocol):
@@ -48,55 +41,6 @@ class Runner(Protocol):
         ...
 
 
-# backend -> (module with `open_file`, package it needs, extra to install), in order of preference for a file.
-_FILE_BACKENDS = {
-    "onnxruntime": (".onnxruntime_runner", "onnxruntime", "onnxruntime"),
-    "openvino": (".openvino_runner", "openvino", "openvino"),
-}
-BACKENDS = ("auto", *_FILE_BACKENDS, "torch")
-_ENGINE_SUFFIXES = (".engine", ".plan", ".trt")
-
-
-def available_backends() -> list[str]:
-    """Backends whose package is installed."""
-    packages = {name: package for name, (_, package, _) in _FILE_BACKENDS.items()} | {"torch": "torch"}
-    return [name for name, package in packages.items() if importlib.util.find_spec(package) is not None]
-
-
-def open_runner(model: Any, *, backend: str = "auto", device: str = "auto", threads: int | None = None) -> Runner:
-    """Load a model on a backend.
-
-    Args:
-        model: an exported ``.onnx`` file; or, for torch, a `DeepLab` network, a checkpoint, or a config's name.
-        backend: ``"auto"`` takes the first installed of onnxruntime, openvino for a file, torch for a network.
-        device: ``"auto"``, ``"cpu"``, or ``"cuda"`` where the backend offers it.
-        threads: CPU threads; None leaves the choice to the backend.
-
-    Raises:
-        BackendError: unknown or missing backend, or a device it does not have.
-        ModelFileError: the file is missing, damaged, or was not exported by this toolkit.
-    """
-    if backend not in BACKENDS:
-        raise BackendError(f"unknown backend {backend!r}; there are {', '.join(BACKENDS)}")
-    if threads is not None and threads < 1:
-        raise BackendError(f"threads must be at least 1, got {threads}")
-    is_file = isinstance(model, (str, os.PathLike))
-    suffix = Path(model).suffix.lower() if is_file else ""
-    if suffix in _ENGINE_SUFFIXES:
-        raise BackendError(
-            f"{model}: TensorRT engines cannot be run by this version; give the .onnx file that deeplab-export wrote"
-        )
-    if not is_file or suffix != ".onnx":
-        if backend not in ("auto", "torch"):
-            raise BackendError(f"backend {backend!r} needs an exported .onnx file, got {_describe(model)}")
-        return _open_torch(model, device, threads)
-    if backend == "torch":
-        raise BackendError(f"{model}: the torch backend runs checkpoints, not .onnx files; give the checkpoint")
-    if not Path(model).exists():
-        raise ModelFileError(f"{model}: no such file")
-    return _open_file(Path(model), backend, device, threads)
-
-
 def check_batch(batch: NDArray[Any], manifest: Manifest) -> None:
     """Refuse what the model does not accept, before a backend sees it.
 
@@ -116,31 +60,3 @@ def check_batch(batch: NDArray[Any], manifest: Manifest) -> None:
                 f"{name} {size} is outside what the model was exported for ({low}..{high}); "
                 f"export again with --{name} {min(low, size)}:{size}:{max(high, size)}"
             )
-
-
-def _open_file(path: Path, backend: str, device: str, threads: int | None) -> Runner:
-    installed = available_backends()
-    if backend == "auto":
-        candidates = [name for name in _FILE_BACKENDS if name in installed]
-        if not candidates:
-            raise BackendError("no runtime for .onnx files is installed; run: pip install 'deeplab-infer[onnxruntime]'")
-        backend = candidates[0]
-    module, package, extra = _FILE_BACKENDS[backend]
-    if backend not in installed:
-        raise BackendError(f"backend {backend!r} needs {package}; run: pip install 'deeplab-infer[{extra}]'")
-    runner = importlib.import_module(module, __package__).open_file(path, device, threads)
-    _log.debug("%s: %s on %s", path.name, runner.name, runner.device)
-    return runner
-
-
-def _open_torch(model: Any, device: str, threads: int | None) -> Runner:
-    if "torch" not in available_backends():
-        raise BackendError(
-            f"{_describe(model)} needs torch to run; export it where torch is (deeplab-export) and give the .onnx "
-            "file, or run: pip install 'deeplab-infer[train]'"
-        )
-    return importlib.import_module(".torch_runner", __package__).open_model(model, device, threads)
-
-
-def _describe(model: Any) -> str:
-    return repr(os.fspath(model)) if isinstance(model, (str, os.PathLike)) else f"a {type(model).__name__}"
