@@ -7,6 +7,7 @@ import json
 import os
 import pickle
 import struct
+import warnings
 import zipfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -125,7 +126,9 @@ def _read_pickle(file: Path, head: bytes, trust: bool) -> Any:
     try:
         if trust:
             return torch.load(file, map_location="cpu", weights_only=False)
-        with torch.serialization.safe_globals(_HARMLESS):
+        with torch.serialization.safe_globals(_HARMLESS), warnings.catch_warnings():
+            # torch warns of other pickle protocols, and then refuses what it cannot read.
+            warnings.simplefilter("ignore", UserWarning)
             return torch.load(file, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise _explain_pickle(file, error, trust) from error

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-INSTALL = "install the peers with: scripts/install_peers.sh PYTHON"
+INSTALL = "`make parity` installs the peers and runs this"
 
 
 def need(*packages):
