@@ -21,7 +21,7 @@ from ..errors import DeepLabError
 if TYPE_CHECKING:
     from rich.console import Console
 
-_PIPE_WIDTH = 150
+_PIPE_WIDTH = 180
 _OS_ADVICE = {
     errno.ENOSPC: "the disk is full; free some space and run again",
     errno.EDQUOT: "the disk quota is used up; free some space and run again",
