@@ -26,7 +26,7 @@ class Features(NamedTuple):
 
 
 class Backbone(nn.Module):
-    """A feature extractor; sizes are rounded up at every stride (769 -> 193 at stride 4)."""
+    """A feature extractor: ``forward`` gives `Features`; sizes are rounded up at every stride (769 -> 193 at 4)."""
 
     low_channels: int
     middle_channels: int
@@ -34,9 +34,6 @@ class Backbone(nn.Module):
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
-
-    def forward(self, x: Tensor) -> Features:
-        raise NotImplementedError(f"{type(self).__name__} defines no forward pass")
 
 
 def backbone_norm(config: ModelConfig) -> Norm:
