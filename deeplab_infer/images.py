@@ -6,6 +6,8 @@ from __future__ import annotations
 import glob
 import io
 import os
+import struct
+import threading
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -18,6 +20,9 @@ from .errors import ImageError
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp", ".ppm", ".pgm")
 MAX_PIXELS = 400_000_000
+# What Pillow's readers raise on damaged files, apart from its own exceptions.
+_DAMAGED = (OSError, SyntaxError, ValueError, EOFError, TypeError, LookupError, ArithmeticError, struct.error)
+_opening = threading.Lock()
 
 Rgb = NDArray[np.uint8]
 
@@ -99,7 +104,7 @@ def list_images(sources: Iterable[str | os.PathLike[str]], recursive: bool = Fal
 
 def _decode(source: Any, name: str, max_pixels: int) -> Rgb:
     try:
-        with Image.open(source) as image:
+        with _open(source, max_pixels) as image:
             width, height = image.size
             if width * height > max_pixels:
                 raise ImageError(f"{name}: {width} x {height} pixels are more than the limit of {max_pixels}")
@@ -113,11 +118,20 @@ def _decode(source: Any, name: str, max_pixels: int) -> Rgb:
         raise ImageError(f"{name}: permission denied") from None
     except UnidentifiedImageError:
         raise ImageError(f"{name}: not an image in a format that can be read, or an empty file") from None
-    except Image.DecompressionBombError as error:
-        raise ImageError(f"{name}: too many pixels to decode safely") from error
-    except (OSError, SyntaxError, ValueError, EOFError) as error:
-        # Pillow reports damaged files with each of these.
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+        raise ImageError(f"{name}: more pixels than the limit of {max_pixels}") from error
+    except _DAMAGED as error:
         raise ImageError(f"{name}: damaged or truncated image ({error})") from error
+
+
+def _open(source: Any, max_pixels: int) -> Image.Image:
+    """Read the header only. Pillow's own limit is global, warns at 89 million pixels and refuses at 179 million."""
+    with _opening:
+        before, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, max_pixels
+        try:
+            return Image.open(source)
+        finally:
+            Image.MAX_IMAGE_PIXELS = before
 
 
 def _from_pil(image: Image.Image, name: str) -> Rgb:

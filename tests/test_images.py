@@ -1,10 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
 """Image files of every kind, and lists of them."""
 
+import contextlib
+import io
+import struct
+import warnings
+
 import numpy as np
 import pytest
 from PIL import Image
 
+from deeplab_infer import images
 from deeplab_infer.errors import ImageError
 from deeplab_infer.images import as_rgb, list_images, read_image
 
@@ -54,6 +60,7 @@ def test_orientation_of_cameras_is_applied(tmp_path, rng):
     assert np.array_equal(read_image(tmp_path / "turned.png"), np.rot90(picture, -1))
 
 
+@pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
 def test_files_that_are_no_images(tmp_path, rng):
     whole = save(tmp_path / "a.png", rng.integers(0, 256, (64, 64, 3), dtype=np.uint8))
     for name, content, message in (
@@ -69,8 +76,8 @@ def test_files_that_are_no_images(tmp_path, rng):
         read_image(tmp_path / "missing.png")
     with pytest.raises(ImageError, match="is a folder"):
         read_image(tmp_path)
-    with pytest.raises(ImageError, match="64 x 64 pixels are more than the limit of 100"):
-        read_image(whole, max_pixels=100)
+    with pytest.raises(ImageError, match="64 x 64 pixels are more than the limit of 4000"):
+        read_image(whole, max_pixels=4000)
 
 
 def test_arrays(rng):
@@ -98,3 +105,41 @@ def test_lists_of_files(tmp_path):
         list_images([tmp_path / "none"])
     with pytest.raises(ImageError, match="no such file, folder or pattern"):
         list_images([tmp_path / "*.gif"])
+
+
+def test_large_pictures_up_to_our_own_limit(tmp_path, recwarn):
+    # Pillow warns from 89 million pixels on and refuses from 179 million; the limit that counts is ours.
+    before = Image.MAX_IMAGE_PIXELS
+    Image.new("1", (12000, 8000)).save(tmp_path / "large.png")
+    with pytest.raises(ImageError, match="more pixels than the limit of 1000"):
+        read_image(tmp_path / "large.png", max_pixels=1000)
+    assert read_image(tmp_path / "large.png").shape == (8000, 12000, 3)
+    assert before == Image.MAX_IMAGE_PIXELS
+    assert not recwarn.list
+
+
+def test_damaged_files_never_raise_anything_else(rng):
+    picture = Image.fromarray(rng.integers(0, 256, (24, 31, 3), dtype=np.uint8))
+    exif = picture.getexif()
+    exif[0x0112], exif[0x010E] = 6, "text"
+    for kind in ("PNG", "JPEG", "BMP"):
+        stream = io.BytesIO()
+        picture.save(stream, kind, **({} if kind == "BMP" else {"exif": exif}))
+        for _ in range(400):
+            content = bytearray(stream.getvalue())
+            for place in rng.integers(0, min(200, len(content)), rng.integers(1, 6)):
+                content[place] = rng.integers(256)
+            with contextlib.suppress(ImageError), warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # Pillow says of some files what it thinks of them
+                as_rgb(bytes(content), max_pixels=10**6)
+
+
+def test_damaged_orientation_is_a_damaged_image(tmp_path, rng, monkeypatch):
+    path = save(tmp_path / "a.png", rng.integers(0, 256, (4, 4, 3), dtype=np.uint8))
+
+    def damaged(image):
+        raise struct.error("required argument is not an integer")
+
+    monkeypatch.setattr(images.ImageOps, "exif_transpose", damaged)
+    with pytest.raises(ImageError, match=r"a\.png: damaged or truncated"):
+        read_image(path)

@@ -70,6 +70,13 @@ def test_run_lengths_round_trip(mask):
     assert np.array_equal(decode_rle(encode_rle(mask)), mask)
 
 
+def test_run_lengths_are_those_of_pycocotools(rng):
+    peer = pytest.importorskip("pycocotools.mask", reason="pycocotools is not installed")
+    for share in (0, 0.02, 0.5, 0.98, 1):
+        mask = rng.random((37, 53)) < share
+        assert encode_rle(mask)["counts"].encode() == peer.encode(np.asfortranarray(mask.astype(np.uint8)))["counts"]
+
+
 def test_run_lengths_of_long_runs(result):
     assert np.array_equal(decode_rle(result.to_coco_rle("car")), result.mask("car"))
     for mask in (np.ones((500, 700), bool), np.zeros((500, 700), bool)):
@@ -153,6 +160,8 @@ def test_comparison_with_the_truth():
     assert np.isnan(scores.iou[2:]).all()
     assert scores.miou == pytest.approx(0.5)
     assert scores.aacc == pytest.approx(2 / 3)
+    assert scores.confusion[:2, :2].tolist() == [[1, 0], [1, 1]]
+    assert scores.confusion.sum() == 3
     with pytest.raises(DataError, match="sizes must agree"):
         make(labels).compare(np.zeros((2, 2), int))
 

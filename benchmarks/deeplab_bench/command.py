@@ -10,20 +10,23 @@ import subprocess
 import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 from deeplab_infer.commands.cli import make_console, make_parser, run_command
 from deeplab_infer.commands.train import parse_size
 from deeplab_infer.configs import ReferenceRow, reference_rows
 from deeplab_infer.errors import DeepLabError
-from deeplab_infer.files import atomic_write
+from deeplab_infer.files import atomic_write, require_writable_dir
+from deeplab_infer.manifest import read_onnx_manifest
 from deeplab_infer.runtime import BACKENDS, available_backends
 
 from .machine import describe_machine
-from .report import SCHEMA_VERSION, markdown, notes, table
+from .report import SCHEMA_VERSION, markdown, markdown_table, notes, table
 from .worker import Job
 
 PROG = "deeplab-bench"
+_SIZE = (512, 1024)
 _EPILOG = """\
 examples:
   deeplab-bench run model.onnx model_fp16.onnx --size 512x1024
@@ -49,8 +52,9 @@ def build_parser() -> argparse.ArgumentParser:
     )  # fmt: skip
     list_rows.add_argument("--deeplabv3", action="store_true", help="the DeepLabV3 rows instead")
     for sub in (run, list_rows):
-        sub.add_argument("--size", default="512x1024" if sub is run else "256x512", metavar="HxW",
-                         help="of the image (default: %(default)s)")  # fmt: skip
+        sub.add_argument("--size", default=None if sub is run else "256x512", metavar="HxW",
+                         help="of the image (default: " + ("what a file was exported for, else 512x1024)"
+                                                           if sub is run else "%(default)s)"))  # fmt: skip
         sub.add_argument("--device", default="auto", help="auto, cpu or cuda (default: auto)")
         sub.add_argument("--threads", type=int, help="CPU threads")
         sub.add_argument("--seconds", type=float, default=3.0, help="a measured step (default: 3)")
@@ -75,14 +79,32 @@ def _run(arguments: argparse.Namespace) -> int:
 def _run_models(arguments: argparse.Namespace) -> int:
     if arguments.batch < 1:
         raise DeepLabError(f"--batch must be at least 1, got {arguments.batch}")
-    height, width = parse_size(arguments.size)
+    sizes = {model: parse_size(arguments.size) if arguments.size else _own_size(model) for model in arguments.models}
     pairs = [(model, backend) for model in arguments.models for backend in _backends(model, arguments.backend)]
     jobs = [
-        Job(model, backend, arguments.device, arguments.threads, height, width, arguments.batch, arguments.seconds)
+        Job(model, backend, arguments.device, arguments.threads, *sizes[model], arguments.batch, arguments.seconds)
         for model, backend in pairs
     ]
     results = _measure(jobs, arguments)
     _print(results, "speed", arguments)
+    return _exit_code(results, jobs)
+
+
+def _own_size(model: str) -> tuple[int, int]:
+    """The size that a file was exported for: fixed, or the one it prefers."""
+    if model.endswith(".onnx"):
+        try:
+            manifest = read_onnx_manifest(model)
+        except DeepLabError:
+            return _SIZE  # the measuring process says what is wrong with the file, in its row
+        low, high = (manifest.height[0], manifest.width[0]), (manifest.height[2], manifest.width[2])
+        return min(max(_SIZE[0], low[0]), high[0]), min(max(_SIZE[1], low[1]), high[1])
+    return _SIZE
+
+
+def _exit_code(results: list[dict[str, Any]], jobs: list[Job]) -> int:
+    if len(results) < len(jobs):
+        return 130
     return 0 if all("error" not in result for result in results) else 1
 
 
@@ -106,7 +128,7 @@ def _run_table(arguments: argparse.Namespace) -> int:
     results = _measure(jobs, arguments)
     measured = {row.name: result for row, result in zip(chosen, results, strict=False)}
     _print_table(published, measured, arguments)
-    return 0 if all("error" not in result for result in results) else 1
+    return _exit_code(results, jobs)
 
 
 def _choose(published: list[ReferenceRow], patterns: list[str]) -> list[ReferenceRow]:
@@ -121,6 +143,8 @@ def _choose(published: list[ReferenceRow], patterns: list[str]) -> list[Referenc
 def _measure(jobs: Iterable[Job], arguments: argparse.Namespace) -> list[dict[str, Any]]:
     """Run the jobs one after the other; Ctrl-C keeps what is measured."""
     console = make_console(stderr=True, quiet=arguments.quiet)
+    if arguments.json:
+        require_writable_dir(Path(arguments.json).parent)  # before minutes of measuring
     results: list[dict[str, Any]] = []
     started = datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")
     try:
@@ -163,13 +187,9 @@ def _print(results: list[dict[str, Any]], title: str, arguments: argparse.Namesp
 def _print_table(
     published: list[ReferenceRow], measured: dict[str, dict[str, Any]], arguments: argparse.Namespace
 ) -> None:
-    from rich.table import Table
-
-    made = Table(title="published figures (V100, batch 1)", title_justify="left")
     names = ["config", "input", "G MACs", "fps", "mIoU", "train mem GB"]
     names += [f"here, ms at {arguments.size}", "ratio"] if measured else []
-    for name in names:
-        made.add_column(name, justify="left" if name in ("config", "input") else "right", overflow="fold")
+    lines: list[list[str]] = []
     first: float | None = None
     for row in published:
         size = f"{row.network_input[0]} x {row.network_input[1]}" + (" windows" if row.test_mode == "slide" else "")
@@ -180,13 +200,27 @@ def _print_table(
             first = first or time
             cells += [f"{time:.1f}" if time else result["error"] if result else "-"]
             cells += [f"{first / time:.2f}x" if first and time else "-"]
-        made.add_row(*cells)
-    make_console().print(made)
+        lines.append(cells)
+    if arguments.markdown:
+        print(markdown_table(names, lines))
+    else:
+        _show_rows(names, lines)
     if measured:
         print(
             f"measured here: random weights, float32 in torch, one image of {arguments.size} end to end (resized and "
             "cut into windows as the config says); the published fps are a V100's, forward and post-processing only"
         )
+
+
+def _show_rows(names: list[str], lines: list[list[str]]) -> None:
+    from rich.table import Table
+
+    made = Table(title="published figures (V100, batch 1)", title_justify="left")
+    for name in names:
+        made.add_column(name, justify="left" if name in ("config", "input") else "right", overflow="fold")
+    for line in lines:
+        made.add_row(*line)
+    make_console().print(made)
 
 
 def _cell(value: float | None) -> str:

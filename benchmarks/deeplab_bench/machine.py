@@ -27,9 +27,19 @@ def describe_machine() -> dict[str, Any]:
         "system": platform.platform(),
         "python": platform.python_version(),
         "deeplab-infer": __version__,
-        "commit": _ask(["git", "-C", str(Path(__file__).parent), "rev-parse", "--short=12", "HEAD"]),
+        "commit": _commit(),
         "versions": dict(sorted(installed.items())),
     }
+
+
+def _commit() -> str | None:
+    """The commit of this code, with ``-dirty`` where files differ from it; None for an installed package."""
+    here = Path(__file__)
+    git = ["git", "-C", str(here.parent)]
+    # An environment inside another project's checkout must not report that project's commit.
+    if _ask([*git, "ls-files", here.name]) is None:
+        return None
+    return _ask([*git, "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"])
 
 
 def _cpu() -> str:

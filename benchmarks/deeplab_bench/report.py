@@ -25,6 +25,7 @@ def headers() -> list[str]:
         "p99",
         "fps",
         "host MiB",
+        "device MiB",
     ]
 
 
@@ -47,7 +48,12 @@ def table(results: list[dict[str, Any]], title: str) -> Table:
 
 def markdown(results: list[dict[str, Any]]) -> str:
     """The same as a Markdown table."""
-    lines = [headers(), ["---"] * len(headers()), *rows(results)]
+    return markdown_table(headers(), rows(results))
+
+
+def markdown_table(titles: list[str], cells: list[list[str]]) -> str:
+    """Any table as Markdown."""
+    lines = [titles, ["---"] * len(titles), *cells]
     return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)
 
 
@@ -83,6 +89,7 @@ def _row(result: dict[str, Any], reference: float | None) -> list[str]:
         f"{quoted['p99_ms']:.1f}",
         f"{job['batch'] * 1000 / quoted['median_ms']:.1f}",
         f"{result['host_peak_mib']:.0f}",
+        "-" if result["device_peak_mib"] is None else f"{result['device_peak_mib']:.0f}",
     ]
 
 

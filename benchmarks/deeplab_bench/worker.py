@@ -9,9 +9,9 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import resource
 import sys
 from dataclasses import dataclass
+from pathlib import Path
 from time import perf_counter
 from typing import Any
 
@@ -98,7 +98,11 @@ def _model(text: str) -> Any:
 
 
 def _peak_mib() -> float:
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    """Peak resident memory of this process. getrusage's ru_maxrss would start at the parent's peak."""
+    for line in Path("/proc/self/status").read_text(encoding="ascii", errors="replace").splitlines():
+        if line.startswith("VmHWM:"):
+            return int(line.split()[1]) / 1024
+    return float("nan")
 
 
 def _device_peak_mib() -> float | None:

@@ -44,15 +44,24 @@ def _run(arguments: argparse.Namespace) -> int:
     return 0
 
 
-# package -> (import name, what it is for, extra that brings it, what to ask it)
+# package -> (import name, what it is for, what pip installs it with, what to ask it)
 _PACKAGES: dict[str, tuple[str, str, str, str]] = {
-    "torch": ("torch", "checkpoints, training, export", "export", "_torch"),
-    "onnx": ("onnx", "export", "export", ""),
-    "onnxscript": ("onnxscript", "export", "export", ""),
-    "onnxruntime": ("onnxruntime", "runs .onnx files", "onnxruntime", "_onnxruntime"),
-    "openvino": ("openvino", "runs .onnx files on Intel and other CPUs", "openvino", "_openvino"),
-    "tensorrt": ("tensorrt", "engines for NVIDIA GPUs", "tensorrt", ""),
-    "safetensors": ("safetensors", "checkpoints", "export", ""),
+    "numpy": ("numpy", "everything", "deeplab-infer", "_loads"),
+    "opencv": ("cv2", "everything", "deeplab-infer", "_loads"),
+    "pillow": ("PIL.Image", "image files, legends", "deeplab-infer", "_loads"),
+    "torch": ("torch", "checkpoints, training, export", "deeplab-infer[export]", "_torch"),
+    "safetensors": ("safetensors", "checkpoints", "deeplab-infer[export]", "_loads"),
+    "onnx": ("onnx", "export", "deeplab-infer[export]", "_loads"),
+    "onnxscript": ("onnxscript", "export", "deeplab-infer[export]", ""),
+    "onnxruntime": ("onnxruntime", "runs .onnx files", "deeplab-infer[onnxruntime]", "_onnxruntime"),
+    "openvino": ("openvino", "runs .onnx files on Intel and other CPUs", "deeplab-infer[openvino]", "_openvino"),
+    "tensorrt": ("tensorrt", "engines for NVIDIA GPUs", "deeplab-infer[tensorrt]", "_loads"),
+    "tensorrt-rtx": ("tensorrt_rtx", "engines for NVIDIA RTX GPUs", "tensorrt-rtx", "_loads"),
+    "cuda-python": ("cuda.bindings", "engines for NVIDIA GPUs", "deeplab-infer[tensorrt]", "_loads"),
+}
+_DISTRIBUTIONS = {
+    "onnxruntime": ("onnxruntime-gpu", "onnxruntime"),
+    "opencv": ("opencv-python-headless", "opencv-python", "opencv-contrib-python-headless", "opencv-contrib-python"),
 }
 
 
@@ -70,11 +79,13 @@ def examine() -> dict[str, Any]:
 
 
 def _package(name: str) -> dict[str, str]:
-    module, purpose, extra, ask = _PACKAGES[name]
+    module, purpose, install, ask = _PACKAGES[name]
     try:
         version = importlib.metadata.version(_distribution(name))
     except importlib.metadata.PackageNotFoundError:
-        return {"for": purpose, "missing": f"pip install 'deeplab-infer[{extra}]'"}
+        return {"for": purpose, "missing": f"pip install '{install}'"}
+    except Exception as error:  # noqa: BLE001  damaged metadata raises whatever its parser does
+        return {"for": purpose, "broken": f"broken: {type(error).__name__}: {error}"}
     found = {"for": purpose, "version": version}
     if ask:
         detail = _guard(lambda: globals()[ask](importlib.import_module(module)))
@@ -83,14 +94,18 @@ def _package(name: str) -> dict[str, str]:
 
 
 def _distribution(name: str) -> str:
-    if name == "onnxruntime":
-        for candidate in ("onnxruntime-gpu", "onnxruntime"):
-            try:
-                importlib.metadata.version(candidate)
-            except importlib.metadata.PackageNotFoundError:
-                continue
-            return candidate
+    """Several distributions can bring one package."""
+    for candidate in _DISTRIBUTIONS.get(name, ()):
+        try:
+            importlib.metadata.version(candidate)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+        return candidate
     return name
+
+
+def _loads(module: Any) -> str:
+    return "ok"
 
 
 def _guard(question: Callable[[], str]) -> str:

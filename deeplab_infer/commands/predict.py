@@ -67,6 +67,8 @@ def _run(arguments: argparse.Namespace) -> int:
     if not 0 <= arguments.alpha <= 1:
         raise DeepLabError(f"--alpha must be in 0..1, got {arguments.alpha}")
     images = list_images(arguments.source, arguments.recursive)
+    stems = output_stems(images, _suffixes(arguments))
+    _refuse_to_overwrite(images, stems, arguments)
     folder = require_writable_dir(arguments.output_dir)
     window = parse_size(arguments.window) if arguments.window else None
     stride = parse_size(arguments.window_stride) if arguments.window_stride else None
@@ -83,15 +85,20 @@ def _run(arguments: argparse.Namespace) -> int:
     ) as segmenter:
         if arguments.json:
             with atomic_path(folder / "results.jsonl") as temporary, open(temporary, "w", encoding="utf-8") as lines:
-                failed = _predict_all(segmenter, images, folder, arguments, lines)
+                failed = _predict_all(segmenter, images, stems, folder, arguments, lines)
         else:
-            failed = _predict_all(segmenter, images, folder, arguments, None)
+            failed = _predict_all(segmenter, images, stems, folder, arguments, None)
     print(f"{len(images) - failed} of {len(images)} images segmented into {folder}")
     return 0 if failed == 0 else 2 if failed == len(images) else 1
 
 
 def _predict_all(
-    segmenter: Any, images: list[Path], folder: Path, arguments: argparse.Namespace, lines: IO[str] | None
+    segmenter: Any,
+    images: list[Path],
+    stems: list[str],
+    folder: Path,
+    arguments: argparse.Namespace,
+    lines: IO[str] | None,
 ) -> int:
     """Segment one after the other; returns how many failed."""
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -101,7 +108,7 @@ def _predict_all(
     columns = (TextColumn("segmenting"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     quiet = arguments.quiet or not console.is_terminal
     with Progress(*columns, console=console, disable=quiet, transient=True) as bar:
-        for path, stem in bar.track(list(zip(images, output_stems(images), strict=True))):
+        for path, stem in bar.track(list(zip(images, stems, strict=True))):
             try:
                 result = segmenter.predict(path, scores=arguments.npz)
             except ImageError as error:
@@ -114,18 +121,43 @@ def _predict_all(
     return failed
 
 
-def output_stems(images: Sequence[Path]) -> list[str]:
-    """A name for each image's outputs: its stem, or more of its path where stems meet twice."""
+def output_stems(images: Sequence[Path], suffixes: Sequence[str] = (".png",)) -> list[str]:
+    """A name for each image's outputs: its stem, or more of its path where stems meet twice.
+
+    Args:
+        images: the files.
+        suffixes: what is appended to a stem; no two images get an output of one name.
+    """
     count = Counter(path.stem for path in images)
     stems: list[str] = []
+    taken: set[str] = set()
     for path in images:
         stem = path.stem if count[path.stem] == 1 else "_".join([*path.parent.parts[-2:], path.name.replace(".", "_")])
         stem = stem.replace("/", "_").replace("..", "_")
         unique, number = stem, 2
-        while unique in stems:
+        while not taken.isdisjoint(unique + suffix for suffix in suffixes):
             unique, number = f"{stem}_{number}", number + 1
+        taken.update(unique + suffix for suffix in suffixes)
         stems.append(unique)
     return stems
+
+
+def _suffixes(arguments: argparse.Namespace) -> list[str]:
+    asked = {".png": not arguments.no_mask, "_overlay.png": arguments.overlay, ".npz": arguments.npz}
+    return [suffix for suffix, wanted in asked.items() if wanted]
+
+
+def _refuse_to_overwrite(images: Sequence[Path], stems: Sequence[str], arguments: argparse.Namespace) -> None:
+    """A mask of ``photos/a.png`` written into ``photos`` would replace the photo."""
+    sources = {path.resolve() for path in images}
+    folder = Path(arguments.output_dir).resolve()
+    for stem in stems:
+        for suffix in _suffixes(arguments):
+            if (folder / f"{stem}{suffix}").resolve() in sources:
+                raise DeepLabError(
+                    f"the output {stem}{suffix} would overwrite an input image in {arguments.output_dir!r}; "
+                    "choose another folder with -o"
+                )
 
 
 def _write(result: Any, folder: Path, stem: str, arguments: argparse.Namespace) -> None:

@@ -23,6 +23,7 @@ class Scores:
         pixels: labelled pixels a class.
         miou, macc: means over the classes that occur.
         aacc: correct pixels over labelled pixels.
+        confusion: pixels, int64 [classes, classes]; rows are the true classes, columns the predicted ones.
     """
 
     classes: tuple[str, ...]
@@ -32,6 +33,7 @@ class Scores:
     miou: float
     macc: float
     aacc: float
+    confusion: NDArray[np.int64]
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-able values; NaN becomes None."""
@@ -101,6 +103,7 @@ class ConfusionMatrix:
             miou=_nan_mean(iou),
             macc=_nan_mean(accuracy),
             aacc=float(hits.sum() / total) if total else float("nan"),
+            confusion=self.counts.copy(),
         )
 
 

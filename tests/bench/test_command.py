@@ -2,10 +2,12 @@
 """``deeplab-bench`` as a user runs it; no figure is asserted."""
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
-from deeplab_bench import command, report
+from deeplab_bench import command, machine, report
 from deeplab_export import export_onnx
 
 from deeplab_infer import build_model
@@ -92,10 +94,44 @@ def test_an_interruption_keeps_what_is_measured(model_file, capsys, monkeypatch)
             raise KeyboardInterrupt from None
 
     monkeypatch.setattr(command, "_in_own_process", one_then_stop)
-    assert command.main(["run", model_file, model_file]) == 1
+    assert command.main(["run", model_file, model_file, "--backend", "onnxruntime"]) == 130
     assert "first" in capsys.readouterr().out
 
 
 def test_rows_without_a_result_do_not_break_the_report():
     job = {"model": "m", "backend": "b", "batch": 1, "height": 2, "width": 3}
     assert "failed: out of memory" in report.markdown([{"job": job, "error": "out of memory"}])
+
+
+def test_a_file_of_one_size_is_measured_at_that_size(tmp_path, capsys):
+    path = tmp_path / "fixed.onnx"
+    export_onnx(build_model(STREETS).eval(), path, batch=1, height=48, width=64)
+    assert command.main(["-q", "run", str(path), "--backend", "onnxruntime", "--seconds", "0.05", "--markdown"]) == 0
+    assert "| 1 x 48 x 64 | 1.00x |" in capsys.readouterr().out
+
+
+def test_a_result_that_cannot_be_written_is_known_before_measuring(tmp_path, model_file, capsys, monkeypatch):
+    monkeypatch.setattr(command, "_in_own_process", lambda job: pytest.fail("measured"))
+    (tmp_path / "file").write_bytes(b"")
+    assert command.main(["run", model_file, "--json", str(tmp_path / "file" / "a.json")]) == 2
+    assert "file" in capsys.readouterr().err
+
+
+def test_table_as_markdown(capsys):
+    assert command.main(["table", "--markdown"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].startswith("| config | input |")
+    assert len(lines) == 2 + 37
+
+
+def test_peak_memory_does_not_include_the_parents():
+    code = "from deeplab_bench.worker import _peak_mib; print(_peak_mib())"
+    ballast = bytearray(b"1") * (400 << 20)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert len(ballast) == 400 << 20
+    assert 0 < float(done.stdout) < 300
+
+
+def test_the_commit_is_that_of_this_code(monkeypatch):
+    monkeypatch.setattr(machine, "_ask", lambda command: None if "ls-files" in command else "someone else's")
+    assert machine._commit() is None

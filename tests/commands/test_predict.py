@@ -152,3 +152,22 @@ def test_nothing_half_written_is_left(tmp_path, capsys, monkeypatch, model_file,
     assert run(model_file, photos, "-o", tmp_path / "o", "--json") == code
     assert message in capsys.readouterr().err
     assert names(tmp_path / "o") == []
+
+
+def test_an_input_is_never_overwritten(tmp_path, model_file, photos, capsys):
+    before = {path.name: path.read_bytes() for path in photos.iterdir()}
+    assert run(model_file, photos, "-o", photos) == 2
+    assert "would overwrite an input image" in capsys.readouterr().err
+    (tmp_path / "link").symlink_to(photos)
+    assert run(model_file, photos, "-o", tmp_path / "link") == 2
+    assert {path.name: path.read_bytes() for path in photos.iterdir()} == before
+    assert run(model_file, photos, "-o", photos, "--no-mask", "--overlay") == 0
+    assert {name: (photos / name).read_bytes() for name in before} == before
+
+
+def test_a_mask_and_an_overlay_never_share_a_name(tmp_path, model_file):
+    for name, height in (("a.png", 8), ("a_overlay.png", 12)):
+        Image.fromarray(np.zeros((height, 9, 3), np.uint8)).save(tmp_path / name)
+    assert run(model_file, tmp_path, "-o", tmp_path / "o", "--overlay") == 0
+    assert names(tmp_path / "o") == ["a.png", "a_overlay.png", "a_overlay_2.png", "a_overlay_2_overlay.png"]
+    assert output_stems([Path("a.png"), Path("a_overlay.png")]) == ["a", "a_overlay"]

@@ -106,3 +106,12 @@ def test_doctor_survives_broken_packages(monkeypatch):
     monkeypatch.setattr(importlib, "import_module", broken)
     report = doctor.examine()
     assert "cannot open shared object" in report["packages"]["onnxruntime"]["broken"]
+    assert "cannot open shared object" in report["packages"]["opencv"]["broken"]
+
+
+def test_doctor_survives_damaged_metadata(monkeypatch):
+    def damaged(name):
+        raise KeyError("Version")
+
+    monkeypatch.setattr(importlib.metadata, "version", damaged)
+    assert "KeyError" in doctor.examine()["packages"]["onnx"]["broken"]
