@@ -3,7 +3,9 @@
 #include <pybind11/numpy.h>
 #include <pybind11/pybind11.h>
 
+#include "bindings/operators.h"
 #include "common/check.h"
+#include "common/cuda_support.h"
 #include "common/instruction_set.h"
 #include "common/parallel.h"
 #include "ops/upsample.h"
@@ -114,7 +116,9 @@ py::dict build_info() {
   py::list sets;
   for (InstructionSet set : usable_instruction_sets()) sets.append(name_of(set));
   py::dict info;
-  info["cuda"] = false;
+  info["cuda"] = built_with_cuda();
+  info["cuda_version"] = cuda_version();
+  info["cuda_architectures"] = cuda_architectures();
   info["compiler"] = DEEPLAB_COMPILER;
   info["build_type"] = DEEPLAB_BUILD_TYPE;
   info["instruction_sets"] = sets;
@@ -142,5 +146,6 @@ PYBIND11_MODULE(_C, module) {
   module.def("upsample", &upsample_numpy, py::arg("logits"), py::arg("y_index"), py::arg("y_weight"),
              py::arg("x_index"), py::arg("x_weight"), py::arg("threads") = 0, py::arg("instruction_set") = "auto",
              "Logits resized by two tap tables.");
+  define_operators(module);
   module.def("build_info", &build_info, "How this module was built and what it can use on this machine.");
 }

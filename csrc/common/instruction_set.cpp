@@ -17,7 +17,7 @@ std::vector<InstructionSet> usable_instruction_sets() {
   std::vector<InstructionSet> sets{InstructionSet::portable};
 #if defined(DEEPLAB_X86)
   // The compiler's run-time check also asks the operating system whether it saves the wide registers.
-  if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) {
+  if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c")) {
     sets.push_back(InstructionSet::avx2);
     if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq") &&
         __builtin_cpu_supports("avx512vl")) {

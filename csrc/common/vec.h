@@ -15,6 +15,8 @@
 
 namespace deeplab::DEEPLAB_ISA {
 
+using Scalar = float;
+
 #if defined(__AVX512F__)
 
 struct Vec {
@@ -64,6 +66,13 @@ inline Vec fma(Vec a, Vec b, Vec c) {
 inline Vec max(Vec a, Vec b) {
   return {_mm512_max_ps(a.v, b.v)};
 }  // b where either is NaN
+inline Vec min(Vec a, Vec b) {
+  return {_mm512_min_ps(a.v, b.v)};
+}  // b where either is NaN
+// Past the caches; `target` must be aligned to the vector.
+inline void stream(float* target, Vec a) {
+  _mm512_stream_ps(target, a.v);
+}
 inline Vec negative_abs(Vec a) {
   return {_mm512_or_ps(a.v, _mm512_set1_ps(-0.0f))};
 }
@@ -139,6 +148,13 @@ inline Vec fma(Vec a, Vec b, Vec c) {
 inline Vec max(Vec a, Vec b) {
   return {_mm256_max_ps(a.v, b.v)};
 }  // b where either is NaN
+inline Vec min(Vec a, Vec b) {
+  return {_mm256_min_ps(a.v, b.v)};
+}  // b where either is NaN
+// Past the caches; `target` must be aligned to the vector.
+inline void stream(float* target, Vec a) {
+  _mm256_stream_ps(target, a.v);
+}
 inline Vec negative_abs(Vec a) {
   return {_mm256_or_ps(a.v, _mm256_set1_ps(-0.0f))};
 }
@@ -194,6 +210,8 @@ inline Vec operator-(Vec a, Vec b) { Vec r; DEEPLAB_LANES r.v[i] = a.v[i] - b.v[
 inline Vec operator/(Vec a, Vec b) { Vec r; DEEPLAB_LANES r.v[i] = a.v[i] / b.v[i]; return r; }
 inline Vec fma(Vec a, Vec b, Vec c) { Vec r; DEEPLAB_LANES r.v[i] = a.v[i] * b.v[i] + c.v[i]; return r; }
 inline Vec max(Vec a, Vec b) { Vec r; DEEPLAB_LANES r.v[i] = a.v[i] > b.v[i] ? a.v[i] : b.v[i]; return r; }
+inline Vec min(Vec a, Vec b) { Vec r; DEEPLAB_LANES r.v[i] = a.v[i] < b.v[i] ? a.v[i] : b.v[i]; return r; }
+inline void stream(float* target, Vec a) { store(target, a); }
 inline Vec negative_abs(Vec a) { Vec r; DEEPLAB_LANES r.v[i] = -::fabsf(a.v[i]); return r; }
 // Adding and taking away 1.5 * 2^23 rounds to the nearest integer, for |a| < 2^22.
 inline Vec round(Vec a) { Vec r; DEEPLAB_LANES r.v[i] = (a.v[i] + 12582912.0f) - 12582912.0f; return r; }

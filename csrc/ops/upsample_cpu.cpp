@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "common/parallel.h"
+#include "common/streaming.h"
 #include "ops/upsample.h"
 #include "ops/upsample_simd.h"
 
@@ -26,6 +27,7 @@ void upsample_cpu(const UpsampleParams& params) {
   const int64_t stride = scratch_stride(params.width, kernels.width);
   const int64_t rows = params.planes * params.y.out;
   const int64_t grain = std::max<int64_t>(1, 500'000 / (params.x.out + params.width));
+  const bool large = rows * params.x.out * static_cast<int64_t>(sizeof(float)) >= kStreamBytes;
   std::vector<std::vector<float>> scratch(worker_count(rows, grain, params.threads));
 
   parallel_for(rows, grain, params.threads, [&](int worker, int64_t begin, int64_t end) {
@@ -37,7 +39,9 @@ void upsample_cpu(const UpsampleParams& params) {
       kernels.combine_rows(params.input + plane * params.height * params.width, 1, params.height, params.width,
                            params.y.index + y * params.y.taps, params.y.weight + y * params.y.taps, params.y.taps,
                            combined.data(), stride);
-      kernels.expand_columns(combined.data(), columns.plan, params.output + row * params.x.out, params.x.out);
+      float* target = params.output + row * params.x.out;
+      const bool past_caches = large && reinterpret_cast<uintptr_t>(target) % (kernels.width * sizeof(float)) == 0;
+      kernels.expand_columns(combined.data(), columns.plan, target, params.x.out, past_caches);
     }
   });
 }

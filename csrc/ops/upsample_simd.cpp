@@ -125,7 +125,8 @@ void argmax_columns(const float* combined, int64_t stride, int64_t channels, con
 }
 
 template <int Taps>
-void expand_columns_of(const float* combined, const ColumnPlan& plan, float* target, int64_t columns) {
+void expand_columns_of(const float* combined, const ColumnPlan& plan, float* target, int64_t columns,
+                       bool past_caches) {
   for (int64_t block = 0; block < plan.blocks; ++block) {
     const float* source = combined + plan.first[block];
     VecInt index[Taps];
@@ -138,7 +139,7 @@ void expand_columns_of(const float* combined, const ColumnPlan& plan, float* tar
                                           : interpolate<Taps, false>(source, index, weight);
     const int64_t x = block * Vec::width;
     if (x + Vec::width <= columns) {
-      store(target + x, value);
+      past_caches ? stream(target + x, value) : store(target + x, value);
     } else {
       float last[Vec::width];
       store(last, value);
@@ -147,10 +148,10 @@ void expand_columns_of(const float* combined, const ColumnPlan& plan, float* tar
   }
 }
 
-void expand_columns(const float* combined, const ColumnPlan& plan, float* target, int64_t columns) {
+void expand_columns(const float* combined, const ColumnPlan& plan, float* target, int64_t columns, bool past_caches) {
   constexpr decltype(&expand_columns_of<1>) by_taps[] = {expand_columns_of<1>, expand_columns_of<2>,
                                                          expand_columns_of<3>, expand_columns_of<4>};
-  by_taps[plan.taps - 1](combined, plan, target, columns);
+  by_taps[plan.taps - 1](combined, plan, target, columns, past_caches);
 }
 
 }  // namespace

@@ -17,8 +17,9 @@ struct UpsampleKernels {
   // One output row; labels and scores have room for plan.blocks * width values; scores may be nullptr.
   void (*argmax_columns)(const float* combined, int64_t stride, int64_t channels, const ColumnPlan& plan,
                          int32_t* labels, float* scores);
-  // target[0:columns] = one output row of one class.
-  void (*expand_columns)(const float* combined, const ColumnPlan& plan, float* target, int64_t columns);
+  // target[0:columns] = one output row of one class. `past_caches` writes past the caches and needs an aligned target.
+  void (*expand_columns)(const float* combined, const ColumnPlan& plan, float* target, int64_t columns,
+                         bool past_caches);
 };
 
 namespace portable {

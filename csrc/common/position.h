@@ -1,0 +1,48 @@
+// SPDX-License-Identifier: Apache-2.0
+// Where a bilinear resize reads: exact integer arithmetic, the same on the CPU and on the GPU.
+#pragma once
+
+#include <cstdint>
+
+#if defined(__CUDACC__)
+#define DEEPLAB_HD __host__ __device__ inline
+#else
+#define DEEPLAB_HD inline
+#endif
+
+namespace deeplab {
+
+// One axis of torch.nn.functional.interpolate(mode="bilinear"). Output i samples the input at the rational position
+// max(0, i * numerator + offset) / denominator:
+//   align_corners      i * (in - 1) / (out - 1)
+//   otherwise          ((2 i + 1) * in - out) / (2 out)
+struct ResizeAxis {
+  int64_t in, out, step, offset, denominator;
+};
+
+inline ResizeAxis resize_axis(int64_t in, int64_t out, bool align_corners) {
+  if (align_corners) return {in, out, in - 1, 0, out > 1 ? out - 1 : 1};
+  return {in, out, 2 * in, in - out, 2 * out};
+}
+
+struct Position {
+  int64_t low, high;
+  float fraction;  // value = (1 - fraction) * input[low] + fraction * input[high]
+};
+
+DEEPLAB_HD Position position_of(const ResizeAxis& axis, int64_t i) {
+  int64_t numerator = i * axis.step + axis.offset;
+  if (numerator < 0) numerator = 0;
+  int64_t low, rest;
+  if (((numerator | axis.denominator) >> 31) == 0) {  // 64-bit division costs a GPU four times as much
+    low = static_cast<uint32_t>(numerator) / static_cast<uint32_t>(axis.denominator);
+    rest = static_cast<uint32_t>(numerator) - static_cast<uint32_t>(low) * static_cast<uint32_t>(axis.denominator);
+  } else {
+    low = numerator / axis.denominator;
+    rest = numerator - low * axis.denominator;
+  }
+  if (low >= axis.in - 1) return {axis.in - 1, axis.in - 1, 0.0f};
+  return {low, low + 1, static_cast<float>(rest) / static_cast<float>(axis.denominator)};
+}
+
+}  // namespace deeplab
