@@ -28,6 +28,7 @@ inline ResizeAxis resize_axis(int64_t in, int64_t out, bool align_corners) {
 struct Position {
   int64_t low, high;
   float fraction;  // value = (1 - fraction) * input[low] + fraction * input[high]
+  int64_t rest;    // fraction = rest / axis.denominator, for those who need more than float32
 };
 
 DEEPLAB_HD Position position_of(const ResizeAxis& axis, int64_t i) {
@@ -41,8 +42,8 @@ DEEPLAB_HD Position position_of(const ResizeAxis& axis, int64_t i) {
     low = numerator / axis.denominator;
     rest = numerator - low * axis.denominator;
   }
-  if (low >= axis.in - 1) return {axis.in - 1, axis.in - 1, 0.0f};
-  return {low, low + 1, static_cast<float>(rest) / static_cast<float>(axis.denominator)};
+  if (low >= axis.in - 1) return {axis.in - 1, axis.in - 1, 0.0f, 0};
+  return {low, low + 1, static_cast<float>(rest) / static_cast<float>(axis.denominator), rest};
 }
 
 }  // namespace deeplab

@@ -53,8 +53,8 @@ void concat(const UpsampleConcatProblem& problem, const Execution& execution) {
 template <typename S>
 void gradient(const UpsampleConcatProblem& problem, void* dx, const Execution& execution) {
   const RowKernels<S>& kernels = row_kernels_for<S>(execution.instruction_set);
-  const auto y_positions = positions_of(resize_axis(problem.in_height, problem.height, problem.align_corners));
-  const auto x_positions = positions_of(resize_axis(problem.in_width, problem.width, problem.align_corners));
+  const auto y_positions = positions_of<S>(resize_axis(problem.in_height, problem.height, problem.align_corners));
+  const auto x_positions = positions_of<S>(resize_axis(problem.in_width, problem.width, problem.align_corners));
   const bool nhwc = problem.layout == Layout::nhwc;
   const int64_t all = problem.channels + problem.low_channels;
   const int64_t group = nhwc ? std::min<int64_t>(problem.channels, kGroupChannels) : 1;
@@ -90,9 +90,8 @@ void gradient(const UpsampleConcatProblem& problem, void* dx, const Execution& e
       const int64_t count = nhwc ? std::min(group, problem.channels - channel) : 1;
       own.sum.assign(problem.width * count, S{0});
       for (int64_t y = begin_y[row]; y < end_y[row]; ++y) {
-        const Position& p = y_positions[y];
-        const S weight = (p.low == row ? S{1} - static_cast<S>(p.fraction) : S{0}) +
-                         (p.high == row ? static_cast<S>(p.fraction) : S{0});
+        const LinePosition<S>& p = y_positions[y];
+        const S weight = (p.low == row ? S{1} - p.fraction : S{0}) + (p.high == row ? p.fraction : S{0});
         if (weight == S{0}) continue;
         const Line<S> line = dy.line(image, channel, count, y, own.line);
         for (int64_t x = 0; x < problem.width; ++x) {
@@ -101,10 +100,9 @@ void gradient(const UpsampleConcatProblem& problem, void* dx, const Execution& e
       }
       own.out.assign(problem.in_width * count, S{0});
       for (int64_t x = 0; x < problem.width; ++x) {
-        const Position& p = x_positions[x];
-        const auto fraction = static_cast<S>(p.fraction);
-        for (int64_t c = 0; c < count; ++c) own.out[p.low * count + c] += (1 - fraction) * own.sum[x * count + c];
-        for (int64_t c = 0; c < count; ++c) own.out[p.high * count + c] += fraction * own.sum[x * count + c];
+        const LinePosition<S>& p = x_positions[x];
+        for (int64_t c = 0; c < count; ++c) own.out[p.low * count + c] += (1 - p.fraction) * own.sum[x * count + c];
+        for (int64_t c = 0; c < count; ++c) own.out[p.high * count + c] += p.fraction * own.sum[x * count + c];
       }
       if (!nhwc) {
         const int64_t offset = ((image * problem.channels + channel) * problem.in_height + row) * problem.in_width;

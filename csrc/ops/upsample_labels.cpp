@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "ops/upsample_labels.h"
 
+#include <algorithm>
 #include <limits>
 
 #include "common/check.h"
@@ -22,6 +23,8 @@ void upsample_labels(const TensorView& logits, const TensorView& labels, const T
   problem.in_width = logits.shape[3];
   check(problem.channels >= 1 && problem.in_height >= 1 && problem.in_width >= 1, "logits: got shape ",
         shape_text(logits), "; C, h and w must be at least 1");
+  check(std::max(problem.in_height, problem.in_width) < std::numeric_limits<int32_t>::max(), "logits: got shape ",
+        shape_text(logits), "; h and w must be below 2^31");
   check(problem.channels < std::numeric_limits<int32_t>::max(), "logits: too many classes (", problem.channels, ")");
   check_dtype("labels", labels, {DType::uint8, DType::int32});
   check(labels.dtype == DType::int32 || problem.channels <= kMaxUint8Classes, "labels: uint8 holds ",

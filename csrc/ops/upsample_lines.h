@@ -13,9 +13,20 @@
 
 namespace deeplab {
 
-inline std::vector<Position> positions_of(const ResizeAxis& axis) {
-  std::vector<Position> positions(axis.out);
-  for (int64_t i = 0; i < axis.out; ++i) positions[i] = position_of(axis, i);
+// A position with its fraction in S.
+template <typename S>
+struct LinePosition {
+  int64_t low, high;
+  S fraction;
+};
+
+template <typename S>
+std::vector<LinePosition<S>> positions_of(const ResizeAxis& axis) {
+  std::vector<LinePosition<S>> positions(axis.out);
+  for (int64_t i = 0; i < axis.out; ++i) {
+    const Position p = position_of(axis, i);
+    positions[i] = {p.low, p.high, static_cast<S>(p.rest) / static_cast<S>(axis.denominator)};
+  }
   return positions;
 }
 
@@ -25,16 +36,16 @@ class ConcatLines {
   ConcatLines(const UpsampleConcatProblem& problem, const Execution& execution)
       : problem_(problem), kernels_(row_kernels_for<S>(execution.instruction_set)),
         wide_(upsample_kernels_for(execution.instruction_set)),
-        y_(positions_of(resize_axis(problem.in_height, problem.height, problem.align_corners))),
-        x_(positions_of(resize_axis(problem.in_width, problem.width, problem.align_corners))),
+        y_(positions_of<S>(resize_axis(problem.in_height, problem.height, problem.align_corners))),
+        x_(positions_of<S>(resize_axis(problem.in_width, problem.width, problem.align_corners))),
         input_problem_(lines_problem(problem, problem.channels, problem.in_height, problem.in_width)),
         low_problem_(lines_problem(problem, problem.low_channels, problem.height, problem.width)),
         input_(problem.input, input_problem_, kernels_), low_(problem.low, low_problem_, kernels_) {
     std::vector<int32_t> index;
     std::vector<float> weight;
-    for (const Position& p : x_) {
+    for (const LinePosition<S>& p : x_) {
       index.insert(index.end(), {static_cast<int32_t>(p.low), static_cast<int32_t>(p.high)});
-      weight.insert(weight.end(), {1.0f - p.fraction, p.fraction});
+      weight.insert(weight.end(), {static_cast<float>(1 - p.fraction), static_cast<float>(p.fraction)});
     }
     columns_ = plan_columns({index.data(), weight.data(), problem.width, 2}, wide_.width);
   }
@@ -89,25 +100,24 @@ class ConcatLines {
   void fill_upsampled(int64_t image, int64_t channel, int64_t count, int64_t y, S* target, int64_t pixel_stride,
                       bool past_caches, Scratch& scratch) const {
     const bool nhwc = problem_.layout == Layout::nhwc;
-    const Position row = y_[y];
+    const LinePosition<S>& row = y_[y];
     const Line<S> low = input_.line(image, channel, count, row.low, scratch.low);
     const Line<S> high = input_.line(image, channel, count, row.high, scratch.high);
-    const auto fraction = static_cast<S>(row.fraction);
     if (!nhwc) {
       scratch.combined.resize(problem_.in_width + kernels_.width + wide_.width);
-      kernels_.lerp(low.data, high.data, fraction, scratch.combined.data(), problem_.in_width, false);
+      kernels_.lerp(low.data, high.data, row.fraction, scratch.combined.data(), problem_.in_width, false);
       widen_columns(scratch.combined.data(), target, past_caches);
       return;
     }
     scratch.combined.resize(problem_.in_width * count);
     for (int64_t x = 0; x < problem_.in_width; ++x) {
-      kernels_.lerp(low.data + x * low.pixel_stride, high.data + x * high.pixel_stride, fraction,
+      kernels_.lerp(low.data + x * low.pixel_stride, high.data + x * high.pixel_stride, row.fraction,
                     &scratch.combined[x * count], count, false);
     }
     for (int64_t x = 0; x < problem_.width; ++x) {
-      const Position& column = x_[x];
+      const LinePosition<S>& column = x_[x];
       kernels_.lerp(&scratch.combined[column.low * count], &scratch.combined[column.high * count],
-                    static_cast<S>(column.fraction), target + x * pixel_stride, count, past_caches);
+                    column.fraction, target + x * pixel_stride, count, past_caches);
     }
   }
 
@@ -116,16 +126,15 @@ class ConcatLines {
   }
   void widen_columns(const double* combined, double* target, bool) const {
     for (int64_t x = 0; x < problem_.width; ++x) {
-      const Position& p = x_[x];
-      const auto fraction = static_cast<double>(p.fraction);
-      target[x] = (1 - fraction) * combined[p.low] + fraction * combined[p.high];
+      const LinePosition<S>& p = x_[x];
+      target[x] = (1 - p.fraction) * combined[p.low] + p.fraction * combined[p.high];
     }
   }
 
   const UpsampleConcatProblem& problem_;
   const RowKernels<S>& kernels_;
   const UpsampleKernels& wide_;
-  std::vector<Position> y_, x_;
+  std::vector<LinePosition<S>> y_, x_;
   DepthwiseProblem input_problem_, low_problem_;
   TensorLines<S> input_, low_;
   ColumnTables columns_;
