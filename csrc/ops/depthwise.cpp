@@ -36,12 +36,12 @@ DepthwiseProblem check_depthwise(const TensorView& input, const TensorView& weig
   problem.activation = options.activation;
 
   check_dtype("weight", weight, {input.dtype == DType::float64 ? DType::float64 : DType::float32});
-  check(weight.dims == 4 && weight.shape[2] == weight.shape[3] && weight.shape[2] % 2 == 1 &&
-            weight.shape[2] <= kMaxKernel,
-        "weight: got shape ", shape_text(weight), ", needs [rates, C, k, k] with k of 1, 3, 5 or 7");
-  problem.kernel = static_cast<int>(weight.shape[2]);
-  check_shape("weight", weight, {problem.rates, problem.channels, problem.kernel, problem.kernel},
-              "[rates, C, k, k] with the channels of x");
+  const int64_t k = weight.dims >= 3 ? weight.shape[weight.dims - 1] : 0;
+  check(weight.dims >= 3 && weight.shape[weight.dims - 2] == k && k % 2 == 1 && k <= kMaxKernel, "weight: got shape ",
+        shape_text(weight), ", needs [rates, C, k, k], or [C, 1, k, k] for one rate, with k of 1, 3, 5 or 7");
+  check(weight.elements() == rates * problem.channels * k * k, "weight: got shape ", shape_text(weight), ", needs ",
+        rates, " x ", problem.channels, " kernels: ", rates == 1 ? "one rate" : "rates", " x the channels of x");
+  problem.kernel = static_cast<int>(k);
   check_contiguous("weight", weight);
   problem.weight = weight.data;
   problem.input = input.data;
@@ -50,7 +50,10 @@ DepthwiseProblem check_depthwise(const TensorView& input, const TensorView& weig
 
 const void* check_channel_parameters(const char* name, const TensorView& view, const DepthwiseProblem& problem) {
   check_dtype(name, view, {problem.dtype == DType::float64 ? DType::float64 : DType::float32});
-  check_shape(name, view, {problem.rates, problem.channels}, "[rates, C] with the channels of x");
+  const bool fits = view.dims >= 1 && view.shape[view.dims - 1] == problem.channels &&
+                    view.elements() == problem.rates * problem.channels;
+  check(fits, name, ": got shape ", shape_text(view), ", needs [rates, C] = [", problem.rates, ", ", problem.channels,
+        "], or [C] for one rate");
   check_contiguous(name, view);
   return view.data;
 }
@@ -58,11 +61,16 @@ const void* check_channel_parameters(const char* name, const TensorView& view, c
 void check_depthwise_output(const char* name, const TensorView& output, const DepthwiseProblem& problem,
                             int64_t height, int64_t width) {
   check_dtype(name, output, {problem.dtype});
-  check_shape(name, output, {problem.rates, problem.batch, problem.channels, height, width}, "[rates, N, C, H, W]");
+  const bool single = problem.rates == 1 && output.dims == 4;
+  if (single) {
+    check_shape(name, output, {problem.batch, problem.channels, height, width}, "[N, C, H, W]");
+  } else {
+    check_shape(name, output, {problem.rates, problem.batch, problem.channels, height, width}, "[rates, N, C, H, W]");
+  }
   const int64_t elements = problem.batch * problem.channels * height * width;
   check(elements == 0 || problem.rates == 1 || output.strides[0] == elements, name,
         ": leaves gaps between the rates; make it one block of memory");
-  const Layout layout = check_layout(name, output.slice(0), problem.layout);
+  const Layout layout = check_layout(name, single ? output : output.slice(0), problem.layout);
   check(layout == problem.layout, name, ": must be ", problem.layout == Layout::nchw ? "contiguous" : "channels-last",
         " as x is");
 }

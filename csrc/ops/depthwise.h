@@ -44,7 +44,8 @@ struct DepthwiseProblem {
   void* output;  // [rates, batch, channels, out_height, out_width], each rate in the layout of the input
 };
 
-// Shapes: input [N, C, H, W], weight [R, C, k, k], scale and shift [R, C], output [R, N, C, ceil(H/s), ceil(W/s)].
+// Shapes: input [N, C, H, W], weight [R, C, k, k], scale and shift [R, C], output [R, N, C, ceil(H/s), ceil(W/s)]; for
+// one rate also weight [C, 1, k, k], scale and shift [C], output [N, C, ceil(H/s), ceil(W/s)].
 // Input and output are float32, float16, bfloat16 or float64 (CPU only), NCHW or channels-last; k is 1, 3, 5 or 7.
 // Throws std::invalid_argument or TypeMismatch that names the argument.
 void depthwise(const TensorView& input, const TensorView& weight, const TensorView& scale, const TensorView& shift,

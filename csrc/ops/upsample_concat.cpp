@@ -113,7 +113,7 @@ void upsample_concat_depthwise(const TensorView& input, const TensorView& low, c
   check(options.stride == 1, "stride: got ", options.stride, "; this operator has stride 1");
   check(options.rates.size() == 1, "rates: got ", options.rates.size(), "; this operator takes one");
   // The concatenation as depthwise() would see it, though it is never in memory.
-  TensorView virtual_input = output.dims == 5 ? output.slice(0) : output;
+  TensorView virtual_input = output;
   virtual_input.dims = 4;
   virtual_input.shape = {concat.batch, concat.channels + concat.low_channels, concat.height, concat.width};
   const int64_t channels = virtual_input.shape[1], pixels = concat.height * concat.width;
