@@ -13,11 +13,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
-__all__ = ["ModelConfig", "Segmentation", "Segmenter", "__version__", "build_model", "load_config"]
+__all__ = ["ModelConfig", "Segmentation", "Segmenter", "__version__", "build_model", "fuse", "load_config"]
 
 if TYPE_CHECKING:
     from .configs import ModelConfig, load_config
     from .models import build_model
+    from .optimize import fuse
     from .segmentation import Segmentation
     from .segmenter import Segmenter
 
@@ -25,6 +26,7 @@ _HOMES = {
     "ModelConfig": "configs",
     "load_config": "configs",
     "build_model": "models",
+    "fuse": "optimize",
     "Segmentation": "segmentation",
     "Segmenter": "segmenter",
 }

@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .configs import ModelConfig
+from .ops.fused import preprocess
 
 Size = tuple[int, int]
 
@@ -45,6 +46,9 @@ def normalise(images: NDArray[np.uint8], config: ModelConfig) -> NDArray[np.floa
     Returns:
         float32 [N, 3, H, W], C-contiguous.
     """
-    pixels = images[..., ::-1] if config.channel_order == "bgr" else images
-    scaled = (pixels.astype(np.float32) - np.array(config.mean, np.float32)) / np.array(config.std, np.float32)
-    return np.ascontiguousarray(scaled.transpose(0, 3, 1, 2))
+    size = (images.shape[1], images.shape[2])
+    pixels = np.ascontiguousarray(images)
+    normalised: NDArray[np.float32] = preprocess(
+        pixels, size, config.mean, config.std, reverse_channels=config.channel_order == "bgr"
+    )
+    return normalised

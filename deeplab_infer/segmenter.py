@@ -64,6 +64,7 @@ class Segmenter:
         scales: Sequence[float] = (1.0,),
         flip: bool = False,
         threads: int | None = None,
+        fused: bool = True,
     ) -> None:
         """Load a model.
 
@@ -78,6 +79,7 @@ class Segmenter:
             window_batch: windows run at once.
             scales, flip: multi-scale and mirrored passes whose probabilities are averaged.
             threads: CPU threads of the backend and of our own kernels; None uses all.
+            fused: let the torch backend run on the fused kernels.
 
         Raises:
             BackendError: no such backend or device here.
@@ -86,7 +88,7 @@ class Segmenter:
         """
         self._threads = threads
         self._runner: Runner | None = None
-        runner = open_runner(model, backend=backend, device=device, threads=threads)
+        runner = open_runner(model, backend=backend, device=device, threads=threads, fused=fused)
         self.config: ModelConfig = runner.manifest.config
         self.classes, self.palette = self.config.classes, self.config.palette
         self._color = color
@@ -154,6 +156,9 @@ class Segmenter:
             "scales": list(self._scales),
             "flip": self._flip,
         }
+        fusion = getattr(runner, "fusion", None)
+        if runner.name == "torch":
+            description["fused_kernels"] = 0 if fusion is None else len(fusion.fused)
         if self._mode == "slide":
             description |= {"window": list(self._window or ()), "window_stride": list(self._stride or ())}
         return description

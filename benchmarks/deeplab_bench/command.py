@@ -57,6 +57,7 @@ def build_parser() -> argparse.ArgumentParser:
                                                            if sub is run else "%(default)s)"))  # fmt: skip
         sub.add_argument("--device", default="auto", help="auto, cpu or cuda (default: auto)")
         sub.add_argument("--threads", type=int, help="CPU threads")
+        sub.add_argument("--no-fused", action="store_true", help="torch backend: plain torch instead of the fused kernels")
         sub.add_argument("--seconds", type=float, default=3.0, help="a measured step (default: 3)")
         sub.add_argument("--json", metavar="FILE", help="write everything, raw samples included")
         sub.add_argument("--markdown", action="store_true", help="print Markdown instead of a table")
@@ -82,7 +83,16 @@ def _run_models(arguments: argparse.Namespace) -> int:
     sizes = {model: parse_size(arguments.size) if arguments.size else _own_size(model) for model in arguments.models}
     pairs = [(model, backend) for model in arguments.models for backend in _backends(model, arguments.backend)]
     jobs = [
-        Job(model, backend, arguments.device, arguments.threads, *sizes[model], arguments.batch, arguments.seconds)
+        Job(
+            model,
+            backend,
+            arguments.device,
+            arguments.threads,
+            *sizes[model],
+            arguments.batch,
+            arguments.seconds,
+            not arguments.no_fused,
+        )
         for model, backend in pairs
     ]
     results = _measure(jobs, arguments)
@@ -122,7 +132,17 @@ def _run_table(arguments: argparse.Namespace) -> int:
     chosen = _choose(published, arguments.measure)
     height, width = parse_size(arguments.size)
     jobs = [
-        Job(f"random:{row.name}", "torch", arguments.device, arguments.threads, height, width, 1, arguments.seconds)
+        Job(
+            f"random:{row.name}",
+            "torch",
+            arguments.device,
+            arguments.threads,
+            height,
+            width,
+            1,
+            arguments.seconds,
+            not arguments.no_fused,
+        )
         for row in chosen
     ]
     results = _measure(jobs, arguments)

@@ -32,6 +32,7 @@ class Job:
         height, width: of the image.
         batch: images a forward pass.
         seconds: for each of the three steps.
+        fused: let the torch backend run on the fused kernels.
     """
 
     model: str
@@ -42,6 +43,7 @@ class Job:
     width: int
     batch: int
     seconds: float
+    fused: bool = True
 
 
 def run_job(job: Job) -> dict[str, Any]:
@@ -57,7 +59,9 @@ def run_job(job: Job) -> dict[str, Any]:
 
     before = _peak_mib()
     started = perf_counter()
-    with Segmenter(_model(job.model), backend=job.backend, device=job.device, threads=job.threads) as segmenter:
+    with Segmenter(
+        _model(job.model), backend=job.backend, device=job.device, threads=job.threads, fused=job.fused
+    ) as segmenter:
         load_s = perf_counter() - started
         runner = segmenter._open()
         config, manifest = segmenter.config, runner.manifest

@@ -123,8 +123,8 @@ void concat_depthwise_arrays(const py::object& x, const py::object& low, const p
 }
 
 void labels_arrays(const py::object& logits, const py::object& labels, const py::object& scores, bool align_corners,
-                   const std::optional<std::pair<int64_t, int64_t>>& via, intptr_t stream, bool emulate) {
-  const Execution execution = execution_of(stream, 0, "auto", emulate);
+                   const std::optional<std::pair<int64_t, int64_t>>& via, intptr_t stream, int threads, bool emulate) {
+  const Execution execution = execution_of(stream, threads, "auto", emulate);
   const Array a = array_of("logits", logits, stream), b = array_of("labels", labels, stream);
   const Array c = optional_array_of("scores", scores, stream);
   const py::gil_scoped_release release;
@@ -171,7 +171,7 @@ void define_operators(py::module_& module) {
              py::arg("activation") = "relu", stream, threads, instruction_set, emulate,
              "depthwise(upsample_concat(x, low)) without the concatenation in memory.");
   module.def("upsample_labels", &labels_arrays, py::arg("logits"), py::arg("labels"), py::arg("scores"),
-             py::arg("align_corners"), py::arg("via"), stream, emulate, "upsample_argmax on the GPU.");
+             py::arg("align_corners"), py::arg("via"), stream, threads, emulate, "upsample_argmax on the GPU.");
   module.def("preprocess", &preprocess_arrays, py::arg("images"), py::arg("out"), py::arg("mean"), py::arg("std"),
              py::arg("reverse_channels") = false, stream, threads, instruction_set, emulate,
              "uint8 pixels resized, reordered, normalised, cast.");

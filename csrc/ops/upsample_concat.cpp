@@ -24,13 +24,14 @@ void check_not_empty(const char* name, const TensorView& view) {
         name, ": got shape ", shape_text(view), "; H and W must be below 2^31");
 }
 
-UpsampleConcatProblem check_concat(const TensorView& input, const TensorView& low, bool align_corners) {
+UpsampleConcatProblem check_concat(const TensorView& input, const TensorView& low, Layout preferred,
+                                   bool align_corners) {
   check_float("x", input);
   check_dtype("low", low, {input.dtype});
   UpsampleConcatProblem problem{};
   problem.dtype = input.dtype;
-  // A single pixel or channel leaves the layout open; the other tensor then decides.
-  problem.layout = check_layout("low", low, check_layout("x", input));
+  // A single pixel or channel leaves the layout open; the other tensor then decides, or the output.
+  problem.layout = check_layout("low", low, check_layout("x", input, preferred));
   const Layout layout = check_layout("x", input, problem.layout);
   check(layout == problem.layout, "low: is ", problem.layout == Layout::nchw ? "contiguous" : "channels-last",
         ", but x is ", layout == Layout::nchw ? "contiguous" : "channels-last", "; both must be laid out alike");
@@ -55,7 +56,7 @@ UpsampleConcatProblem check_concat(const TensorView& input, const TensorView& lo
 void upsample_concat(const TensorView& input, const TensorView& low, const TensorView& output, bool align_corners,
                      const Execution& execution) {
   check_same_device({{"x", &input}, {"low", &low}, {"out", &output}});
-  UpsampleConcatProblem problem = check_concat(input, low, align_corners);
+  UpsampleConcatProblem problem = check_concat(input, low, check_layout("out", output), align_corners);
   check_dtype("out", output, {problem.dtype});
   check_shape("out", output,
               {problem.batch, problem.channels + problem.low_channels, problem.height, problem.width},
@@ -109,7 +110,9 @@ void upsample_concat_depthwise(const TensorView& input, const TensorView& low, c
                                bool align_corners, const DepthwiseOptions& options, const Execution& execution) {
   check_same_device({{"x", &input}, {"low", &low}, {"weight", &weight}, {"scale", &scale}, {"shift", &shift},
                      {"out", &output}});
-  const UpsampleConcatProblem concat = check_concat(input, low, align_corners);
+  check(output.dims == 4 || output.dims == 5, "out: got shape ", shape_text(output), ", needs [N, C + C_low, H, W]");
+  const Layout preferred = check_layout("out", output.dims == 5 ? output.slice(0) : output);
+  const UpsampleConcatProblem concat = check_concat(input, low, preferred, align_corners);
   check(options.stride == 1, "stride: got ", options.stride, "; this operator has stride 1");
   check(options.rates.size() == 1, "rates: got ", options.rates.size(), "; this operator takes one");
   // The concatenation as depthwise() would see it, though it is never in memory.

@@ -120,7 +120,9 @@ def _native() -> str:
 
     info = _C.build_info()
     sets = ", ".join(info["instruction_sets"])
-    return f"{info['compiler']}, {info['build_type']}, CPU kernels for {sets}, CUDA {'on' if info['cuda'] else 'off'}"
+    architectures = info["cuda_architectures"].replace("-real", "")
+    cuda = f"CUDA {info['cuda_version']} kernels for sm {architectures}" if info["cuda"] else "CUDA off"
+    return f"{info['compiler']}, {info['build_type']}, CPU kernels for {sets}, {cuda}"
 
 
 def _torch(torch: Any) -> str:

@@ -29,6 +29,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--backend", default="auto", help="auto, onnxruntime, openvino or torch (default: auto)")
     parser.add_argument("--device", default="auto", help="auto, cpu or cuda (default: auto)")
     parser.add_argument("--threads", type=int, help="CPU threads")
+    parser.add_argument("--no-fused", action="store_true", help="torch backend: plain torch instead of the fused kernels")
     parser.add_argument("--count", type=int, default=24, help="scenes (default: 24)")
     parser.add_argument("--size", default="384x768", metavar="HxW", help="of a scene (default: 384x768)")
     parser.add_argument("--json", metavar="FILE", help="write the figures here ('-' for stdout)")
@@ -49,7 +50,11 @@ def _run(arguments: argparse.Namespace) -> int:
 
     scenes = StreetScenes(arguments.count, *parse_size(arguments.size), HELD_OUT_SEED)
     with Segmenter(
-        arguments.model, backend=arguments.backend, device=arguments.device, threads=arguments.threads
+        arguments.model,
+        backend=arguments.backend,
+        device=arguments.device,
+        threads=arguments.threads,
+        fused=not arguments.no_fused,
     ) as segmenter:
         if segmenter.classes != scenes.spec.classes:
             raise DataError(

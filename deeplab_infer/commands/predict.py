@@ -48,6 +48,7 @@ def build_parser() -> argparse.ArgumentParser:
     run.add_argument("--backend", default="auto", help="auto, onnxruntime, openvino or torch (default: auto)")
     run.add_argument("--device", default="auto", help="auto, cpu or cuda (default: auto)")
     run.add_argument("--threads", type=int, help="CPU threads (default: all)")
+    run.add_argument("--no-fused", action="store_true", help="torch backend: plain torch instead of the fused kernels")
     run.add_argument("--mode", choices=("whole", "slide"), help="default: the model's own")
     run.add_argument("--window", metavar="HxW", help="window of slide mode")
     run.add_argument("--window-stride", metavar="HxW", help="step between windows")
@@ -77,6 +78,7 @@ def _run(arguments: argparse.Namespace) -> int:
         backend=arguments.backend,
         device=arguments.device,
         threads=arguments.threads,
+        fused=not arguments.no_fused,
         mode=arguments.mode,
         window=window,
         window_stride=stride,

@@ -54,6 +54,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--seed", type=int, default=0, help="of weights, order and crops (default: 0)")
     parser.add_argument("--device", default="cpu", help="torch device (default: cpu)")
     parser.add_argument("--threads", type=int, help="CPU threads of torch")
+    parser.add_argument("--no-fused", action="store_true", help="plain torch instead of the fused kernels")
     parser.add_argument("-o", "--output-dir", default="runs/train", metavar="DIR", help="default: runs/train")
     return parser
 
@@ -79,6 +80,7 @@ def _run(arguments: argparse.Namespace) -> int:
         warmup=arguments.warmup,
         seed=arguments.seed,
         device=arguments.device,
+        fused=not arguments.no_fused,
     )
     if arguments.eval_every < 1:
         raise DataError(f"--eval-every must be at least 1, got {arguments.eval_every}")

@@ -7,7 +7,8 @@ import torch
 from torch import Tensor, nn
 
 from ..configs.schema import ModelConfig
-from .blocks import ConvBnRelu, Norm, conv3x3_block
+from . import fused
+from .blocks import ConvBnRelu, Convolution, Norm, SeparableConvBnRelu, conv3x3_block
 
 
 class Aspp(nn.Module):
@@ -15,6 +16,8 @@ class Aspp(nn.Module):
 
     ``[N, in_channels, h, w] -> [N, aspp_channels, h, w]``
     """
+
+    fused = False  # `deeplab_infer.fuse` sets it where the 3x3 branches are separable
 
     def __init__(self, in_channels: int, config: ModelConfig, norm: Norm) -> None:
         super().__init__()
@@ -35,8 +38,29 @@ class Aspp(nn.Module):
         count = len(self.branches) + (self.image_pool is not None)
         self.project = ConvBnRelu(count * width, width, config.projection_kernel, norm)
 
+    def depthwise_branches(self) -> list[tuple[int, nn.Conv2d, nn.Module | None]]:
+        """Index, depthwise convolution and its normalisation of every separable branch."""
+        found = []
+        for index, branch in enumerate(self.branches):
+            if isinstance(branch, SeparableConvBnRelu):
+                assert isinstance(branch.depthwise, ConvBnRelu | Convolution)
+                found.append((index, branch.depthwise.conv, getattr(branch.depthwise, "bn", None)))
+        return found
+
+    def _run_branches(self, x: Tensor) -> list[Tensor]:
+        separable = self.depthwise_branches() if self.fused else []
+        if not separable or not fused.runs_fused(*(bn for _, _, bn in separable)):
+            return [branch(x) for branch in self.branches]
+        convs, norms = [conv for _, conv, _ in separable], [bn for _, _, bn in separable]
+        activation = "none" if norms[0] is None else "relu"
+        depthwise = iter(fused.aspp_depthwise(convs, norms, x, activation).unbind(0))
+        return [
+            branch.pointwise(next(depthwise)) if isinstance(branch, SeparableConvBnRelu) else branch(x)
+            for branch in self.branches
+        ]
+
     def forward(self, x: Tensor) -> Tensor:
-        parts = [branch(x) for branch in self.branches]
+        parts = self._run_branches(x)
         if self.image_pool is not None:
             # A sum over tens of thousands of pixels needs float32, whatever the network runs in.
             mean = x.to(_sum_type(x.dtype)).mean((2, 3), keepdim=True).to(x.dtype)

@@ -9,6 +9,8 @@ from dataclasses import dataclass
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from . import fused
+
 
 @dataclass(frozen=True)
 class Norm:
@@ -37,6 +39,8 @@ def conv(
 class ConvBnRelu(nn.Module):
     """Convolution, batch normalisation, ReLU: ``[N, in, H, W] -> [N, out, H/stride, W/stride]``."""
 
+    fused = False  # `deeplab_infer.fuse` sets it on depthwise blocks
+
     def __init__(
         self,
         in_channels: int,
@@ -51,19 +55,31 @@ class ConvBnRelu(nn.Module):
         self.conv = conv(in_channels, out_channels, kernel, stride, dilation, groups)
         self.bn = norm(out_channels)
 
+    def conv_and_norm(self) -> tuple[nn.Module, nn.Module | None]:
+        """The two layers that a fused kernel replaces."""
+        return self.conv, self.bn
+
     def forward(self, x: Tensor) -> Tensor:
+        if self.fused and fused.runs_fused(self.bn):
+            return fused.depthwise(self.conv, self.bn, x, "relu")
         return F.relu(self.bn(self.conv(x)))
 
 
 class Convolution(nn.Module):
     """A bare convolution under the same names as `ConvBnRelu` (``separable_bn: after``)."""
 
+    fused = False
+
     def __init__(self, in_channels: int, out_channels: int, kernel: int, dilation: int = 1, groups: int = 1) -> None:
         super().__init__()
         self.conv = conv(in_channels, out_channels, kernel, dilation=dilation, groups=groups)
 
+    def conv_and_norm(self) -> tuple[nn.Module, nn.Module | None]:
+        """See `ConvBnRelu.conv_and_norm`."""
+        return self.conv, None
+
     def forward(self, x: Tensor) -> Tensor:
-        return self.conv(x)
+        return fused.depthwise(self.conv, None, x, "none") if self.fused else self.conv(x)
 
 
 class SeparableConvBnRelu(nn.Module):

@@ -7,7 +7,8 @@ import torch
 from torch import Tensor, nn
 
 from ..configs.schema import ModelConfig
-from .blocks import ConvBnRelu, Norm, conv3x3_block, resize
+from . import fused
+from .blocks import ConvBnRelu, Convolution, Norm, SeparableConvBnRelu, conv3x3_block, resize
 
 
 class Decoder(nn.Module):
@@ -15,6 +16,8 @@ class Decoder(nn.Module):
 
     ``[N, encoder_channels, h, w], [N, low_channels, H/4, W/4] -> [N, decoder_channels, H/4, W/4]``
     """
+
+    fused = False  # `deeplab_infer.fuse` sets it
 
     def __init__(self, encoder_channels: int, low_channels: int, config: ModelConfig, norm: Norm) -> None:
         super().__init__()
@@ -37,4 +40,25 @@ class Decoder(nn.Module):
 
     def forward(self, encoded: Tensor, low: Tensor) -> Tensor:
         low = self.low_level(low)
+        if self.fused:
+            return self._run_fused(encoded, low)
         return self.convs(torch.cat([resize(encoded, low.shape[2:], self.align_corners), low], 1))
+
+    def first_depthwise(self) -> tuple[nn.Conv2d, nn.Module | None] | None:
+        """The depthwise convolution that eats the concatenation, and its normalisation; None for a dense decoder."""
+        first = self.convs[0] if len(self.convs) else None
+        if not isinstance(first, SeparableConvBnRelu):
+            return None
+        assert isinstance(first.depthwise, ConvBnRelu | Convolution)
+        return first.depthwise.conv, getattr(first.depthwise, "bn", None)
+
+    def _run_fused(self, encoded: Tensor, low: Tensor) -> Tensor:
+        depthwise = self.first_depthwise()
+        if depthwise is None or not fused.runs_fused(depthwise[1]):
+            return self.convs(fused.upsample_concat(encoded, low, self.align_corners))
+        conv, bn = depthwise
+        activation = "none" if bn is None else "relu"
+        y = fused.concat_depthwise(conv, bn, encoded, low, self.align_corners, activation)
+        first = self.convs[0]
+        assert isinstance(first, SeparableConvBnRelu)
+        return self.convs[1:](first.pointwise(y))

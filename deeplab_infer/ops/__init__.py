@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Operators around and inside the networks: the native kernels and their faces for arrays and tensors."""
 
-from .functional import upsample, upsample_argmax
+from .functional import upsample, upsample_argmax, upsample_argmax_into
 from .fused import (
     aspp_depthwise,
     depthwise_conv_bn_relu,
@@ -20,6 +20,7 @@ __all__ = [
     "taps_matrix",
     "upsample",
     "upsample_argmax",
+    "upsample_argmax_into",
     "upsample_concat",
     "upsample_concat_depthwise",
 ]

@@ -79,6 +79,31 @@ def upsample_argmax(
     return _C.upsample_argmax(array, y_index, y_weight, x_index, x_weight, scores, _thread_count(threads))
 
 
+def upsample_argmax_into(
+    logits: Any,
+    labels: Any,
+    *,
+    align_corners: bool,
+    via: Size | None = None,
+    scores: Any = None,
+    stream: int = 0,
+) -> None:
+    """`upsample_argmax` on a GPU, into arrays that are there: CuPy, Numba, PyCUDA, torch, anything with DLPack.
+
+    Args:
+        logits: float32, float16 or bfloat16 [N, C, h, w] on a GPU, contiguous or channels-last.
+        labels: [N, H, W] on the same GPU, contiguous; uint8 for up to 256 classes, or int32.
+        align_corners, via: as in `upsample_argmax`.
+        scores: None, or float32 [N, H, W] for the softmax probabilities.
+        stream: ``cudaStream_t`` as an integer; nothing waits for it.
+
+    Raises:
+        TypeError, ValueError: an argument of the wrong type, shape, device or size, named in the message.
+        RuntimeError: this build or machine has no CUDA.
+    """
+    _C.upsample_labels(logits, labels, scores, align_corners, None if via is None else _check_pair("via", via), stream)
+
+
 def upsample(
     logits: NDArray[Any],
     size: Size,

@@ -262,6 +262,13 @@ def upsample_argmax(logits: Tensor, size: Sequence[int], via: Sequence[int], ali
     return torch.from_numpy(labels_array)
 
 
+def run_preprocess(
+    images: Tensor, out: Tensor, mean: Sequence[float], std: Sequence[float], reverse_channels: bool
+) -> None:
+    """Not an operator of torch's: it has no gradient and stands before the network."""
+    _C.preprocess(images, out, list(mean), list(std), reverse_channels, **_execution(images))
+
+
 for _name, _function in {
     "depthwise": depthwise,
     "depthwise_backward": depthwise_backward,

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from . import autograd as _autograd  # noqa: F401  (registers gradients and autocast)
+from .native import run_preprocess
 
 _ops = torch.ops.deeplab
 
@@ -152,3 +153,37 @@ def upsample_argmax(
     """
     labels: Tensor = _ops.upsample_argmax(logits, list(size), list(via or ()), align_corners)
     return labels
+
+
+def preprocess(
+    images: Tensor,
+    mean: Sequence[float],
+    std: Sequence[float],
+    *,
+    size: tuple[int, int] | None = None,
+    dtype: torch.dtype = torch.float32,
+    reverse_channels: bool = False,
+    channels_last: bool = False,
+) -> Tensor:
+    """See `fused.preprocess`; on the device of the pixels.
+
+    Args:
+        images: uint8 [N, H, W, 3].
+        mean, std: three values each, in 0..255 units.
+        size: (h, w) of the result; None keeps the size.
+        dtype: float32, float16 or bfloat16.
+        reverse_channels: swap red and blue.
+        channels_last: layout of the result.
+
+    Returns:
+        [N, 3, h, w].
+    """
+    if images.ndim != 4:
+        raise ValueError(f"images: got shape {list(images.shape)}, needs [N, H, W, 3]")
+    height, width = size or (images.shape[1], images.shape[2])
+    memory_format = torch.channels_last if channels_last else torch.contiguous_format
+    out = torch.empty(
+        (len(images), 3, height, width), dtype=dtype, device=images.device, memory_format=memory_format
+    )
+    run_preprocess(images.contiguous(), out, mean, std, reverse_channels)
+    return out

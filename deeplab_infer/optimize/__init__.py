@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Exact rewrites of a trained network: the same output for less work."""
+"""The same network for less work: exact rewrites, and fused kernels."""
 
 from .fold_batchnorm import fold_batchnorm
+from .fuse import FusedPart, FusionReport, fuse, unfuse
 
-__all__ = ["fold_batchnorm"]
+__all__ = ["FusedPart", "FusionReport", "fold_batchnorm", "fuse", "unfuse"]

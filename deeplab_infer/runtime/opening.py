@@ -30,7 +30,9 @@ def available_backends() -> list[str]:
     return [name for name, package in packages.items() if importlib.util.find_spec(package) is not None]
 
 
-def open_runner(model: Any, *, backend: str = "auto", device: str = "auto", threads: int | None = None) -> Runner:
+def open_runner(
+    model: Any, *, backend: str = "auto", device: str = "auto", threads: int | None = None, fused: bool = True
+) -> Runner:
     """Load a model on a backend.
 
     Args:
@@ -38,6 +40,7 @@ def open_runner(model: Any, *, backend: str = "auto", device: str = "auto", thre
         backend: ``"auto"`` takes the first installed of onnxruntime, openvino for a file, torch for a network.
         device: ``"auto"``, ``"cpu"``, or ``"cuda"`` where the backend offers it.
         threads: CPU threads; None leaves the choice to the backend.
+        fused: let the torch backend run on the fused kernels; the other backends have their own.
 
     Raises:
         BackendError: unknown or missing backend, or a device it does not have.
@@ -56,7 +59,7 @@ def open_runner(model: Any, *, backend: str = "auto", device: str = "auto", thre
     if not is_file or suffix != ".onnx":
         if backend not in ("auto", "torch"):
             raise BackendError(f"backend {backend!r} needs an exported .onnx file, got {_describe(model)}")
-        return _open_torch(model, device, threads)
+        return _open_torch(model, device, threads, fused)
     if backend == "torch":
         raise BackendError(f"{model}: the torch backend runs checkpoints, not .onnx files; give the checkpoint")
     if not Path(model).exists():
@@ -79,13 +82,13 @@ def _open_file(path: Path, backend: str, device: str, threads: int | None) -> Ru
     return runner
 
 
-def _open_torch(model: Any, device: str, threads: int | None) -> Runner:
+def _open_torch(model: Any, device: str, threads: int | None, fused: bool) -> Runner:
     if "torch" not in available_backends():
         raise BackendError(
             f"{_describe(model)} needs torch to run; export it where torch is (deeplab-export) and give the .onnx "
             "file, or run: pip install 'deeplab-infer[train]'"
         )
-    return importlib.import_module(".torch_runner", __package__).open_model(model, device, threads)
+    return importlib.import_module(".torch_runner", __package__).open_model(model, device, threads, fused)
 
 
 def _describe(model: Any) -> str:

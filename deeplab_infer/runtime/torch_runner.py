@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from typing import Any
 
@@ -13,21 +14,30 @@ from numpy.typing import NDArray
 from ..errors import BackendError
 from ..manifest import Manifest
 from ..models import DeepLab
-from ..optimize import fold_batchnorm
+from ..ops.tensors import preprocess
+from ..optimize import FusionReport, fold_batchnorm, fuse, unfuse
 from ..preprocess import normalise
 from .base import check_batch
 
+_log = logging.getLogger(__name__)
 _ANY = (1, 1, 1 << 20)
 
 
 class TorchRunner:
-    """A float32 network without batch normalisation, on the CPU or a GPU."""
+    """A float32 network without batch normalisation, on the CPU or a GPU, on the fused kernels unless told otherwise.
+
+    Attributes:
+        fusion: what runs on fused kernels; None without them.
+    """
 
     name = "torch"
 
-    def __init__(self, model: DeepLab, device: str) -> None:
+    def __init__(self, model: DeepLab, device: str, fused: bool = True) -> None:
         self.device = device
-        self._model: DeepLab | None = fold_batchnorm(model).to(device)
+        self._model: DeepLab | None = unfuse(fold_batchnorm(model)).to(device)
+        self.fusion: FusionReport | None = fuse(self._model) if fused else None
+        for part in self.fusion.left if self.fusion else ():
+            _log.warning("%s runs on plain torch: %s", part.name, part.reason)
         self.manifest = Manifest(
             config=model.config,
             input_kind="uint8",
@@ -46,16 +56,23 @@ class TorchRunner:
         """See `Runner.run`."""
         check_batch(batch, self.manifest)
         assert self._model is not None
-        x = torch.from_numpy(normalise(batch, self.manifest.config)).to(self.device)
+        x = self._input(batch)
         with torch.inference_mode():
             return np.ascontiguousarray(self._model(x).float().cpu().numpy())
+
+    def _input(self, batch: NDArray[Any]) -> torch.Tensor:
+        config = self.manifest.config
+        if self.device == "cpu":
+            return torch.from_numpy(normalise(batch, config))
+        pixels = torch.from_numpy(batch).to(self.device)  # a quarter of the bytes of normalised floats
+        return preprocess(pixels, config.mean, config.std, reverse_channels=config.channel_order == "bgr")
 
     def close(self) -> None:
         """Drop the network."""
         self._model = None
 
 
-def open_model(model: Any, device: str, threads: int | None) -> TorchRunner:
+def open_model(model: Any, device: str, threads: int | None, fused: bool = True) -> TorchRunner:
     """A runner of a network, a checkpoint file, or a config's name with its official or bundled weights."""
     if isinstance(model, (str, os.PathLike)):
         model = _load(os.fspath(model))
@@ -72,7 +89,7 @@ def open_model(model: Any, device: str, threads: int | None) -> TorchRunner:
     if threads is not None:
         torch.set_num_threads(threads)
     was_training = model.training
-    runner = TorchRunner(model.eval(), device)
+    runner = TorchRunner(model.eval(), device, fused)
     model.train(was_training)
     return runner
 

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -17,7 +18,10 @@ from ..data.scenes import LabelledImages, crop_batch
 from ..errors import DataError
 from ..models import DeepLab, TrainingOutput
 from ..models.blocks import resize
+from ..optimize import fuse, unfuse
 from .predict import to_input
+
+_log = logging.getLogger(__name__)
 
 AUXILIARY_WEIGHT = 0.4
 
@@ -36,6 +40,7 @@ class TrainOptions:
         warmup: steps over which the learning rate rises from 0.
         seed: of weights, order, crops and dropout.
         device: torch device.
+        fused: train through the fused kernels.
     """
 
     iterations: int = 2000
@@ -47,6 +52,7 @@ class TrainOptions:
     warmup: int = 100
     seed: int = 0
     device: str = "cpu"
+    fused: bool = True
 
     def __post_init__(self) -> None:
         for name in ("iterations", "batch"):
@@ -105,6 +111,11 @@ def train(
         )
     device = torch.device(options.device)
     model.to(device).train()
+    if options.fused:
+        for part in fuse(model).left:
+            _log.warning("%s trains on plain torch: %s", part.name, part.reason)
+    else:
+        unfuse(model)
     # torch's stubs do not know this argument, which makes convolutions about a tenth faster.
     nn.Module.to(model, memory_format=torch.channels_last)  # type: ignore[call-overload]
     torch.manual_seed(options.seed)

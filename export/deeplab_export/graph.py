@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from deeplab_infer.errors import ExportError
 from deeplab_infer.models import DeepLab
 from deeplab_infer.models.blocks import resize
-from deeplab_infer.optimize import fold_batchnorm
+from deeplab_infer.optimize import fold_batchnorm, unfuse
 
 MAX_UINT8_CLASSES = 256
 PRECISIONS = ("fp32", "fp16")
@@ -70,7 +70,7 @@ class DeploymentGraph(nn.Module):
         super().__init__()
         self.signature = signature
         self.config = model.config
-        network = fold_batchnorm(copy.deepcopy(model).cpu().float().eval())
+        network = unfuse(fold_batchnorm(copy.deepcopy(model).cpu().float().eval()))
         network.auxiliary = None
         mean, std = torch.tensor(self.config.mean), torch.tensor(self.config.std)
         if self.config.channel_order == "bgr" and signature.input == "uint8":

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from torch import Tensor, nn
 
 from ...configs.schema import ModelConfig
+from .. import fused
 from ..blocks import Norm, conv
 from .features import Backbone, Features, backbone_norm
 
@@ -61,8 +62,24 @@ def _divisible(channels: float, divisor: int = 8) -> int:
     return rounded + divisor if rounded < 0.9 * channels else rounded
 
 
-def _conv_bn_relu6(in_channels: int, out_channels: int, kernel: int, norm: Norm, **options: int) -> nn.Sequential:
-    return nn.Sequential(conv(in_channels, out_channels, kernel, **options), norm(out_channels), nn.ReLU6())
+class ConvBnRelu6(nn.Sequential):
+    """Convolution, batch normalisation, ReLU6."""
+
+    fused = False
+
+    def __init__(self, in_channels: int, out_channels: int, kernel: int, norm: Norm, **options: int) -> None:
+        super().__init__(conv(in_channels, out_channels, kernel, **options), norm(out_channels), nn.ReLU6())
+
+    def conv_and_norm(self) -> tuple[nn.Module, nn.Module | None]:
+        """See `ConvBnRelu.conv_and_norm`."""
+        return self[0], self[1]
+
+    def forward(self, x: Tensor) -> Tensor:
+        convolution, norm = self[0], self[1]
+        if self.fused and fused.runs_fused(norm):
+            assert isinstance(convolution, nn.Conv2d)
+            return fused.depthwise(convolution, norm, x, "relu6")
+        return super().forward(x)
 
 
 class InvertedResidual(nn.Module):
@@ -73,9 +90,9 @@ class InvertedResidual(nn.Module):
         hidden = in_channels * plan.expansion
         layers: list[nn.Module] = []
         if plan.expansion != 1:
-            layers.append(_conv_bn_relu6(in_channels, hidden, 1, norm))
+            layers.append(ConvBnRelu6(in_channels, hidden, 1, norm))
         layers.append(
-            _conv_bn_relu6(hidden, hidden, 3, norm, stride=plan.stride, dilation=plan.dilation, groups=hidden)
+            ConvBnRelu6(hidden, hidden, 3, norm, stride=plan.stride, dilation=plan.dilation, groups=hidden)
         )
         layers += [conv(hidden, plan.channels, 1), norm(plan.channels)]
         self.conv = nn.Sequential(*layers)
@@ -92,7 +109,7 @@ class MobileNetV2(Backbone):
         super().__init__(config)
         norm = backbone_norm(config)
         channels = _divisible(32 * config.width_mult)
-        layers: list[nn.Module] = [_conv_bn_relu6(3, channels, 3, norm, stride=2)]
+        layers: list[nn.Module] = [ConvBnRelu6(3, channels, 3, norm, stride=2)]
         widths = [channels]
         for plan in plan_units(config):
             layers.append(InvertedResidual(channels, plan, norm))
@@ -100,7 +117,7 @@ class MobileNetV2(Backbone):
             widths.append(channels)
         if config.mobilenet_last_conv:
             last = _divisible(1280 * max(1.0, config.width_mult))
-            layers.append(_conv_bn_relu6(channels, last, 1, norm))
+            layers.append(ConvBnRelu6(channels, last, 1, norm))
             channels = last
         self.features = nn.Sequential(*layers)
         self.low_channels, self.middle_channels, self.high_channels = widths[_LOW], widths[_MIDDLE], channels

@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ...configs.schema import ModelConfig
+from .. import fused
 from ..blocks import ConvBnRelu, Norm, conv
 from .features import Backbone, Features, backbone_norm
 
@@ -61,6 +62,8 @@ def plan_modules(depth: int, output_stride: int) -> list[ModulePlan]:
 class SeparableConv(nn.Module):
     """3x3 depthwise and 1x1 pointwise convolution, each normalised; ReLUs only in the exit module."""
 
+    fused = False
+
     def __init__(self, in_channels: int, out_channels: int, stride: int, dilation: int, relu: bool, norm: Norm) -> None:
         super().__init__()
         self.conv_dw = conv(in_channels, in_channels, 3, stride, dilation, groups=in_channels)
@@ -69,9 +72,18 @@ class SeparableConv(nn.Module):
         self.bn_pw = norm(out_channels)
         self.relu = relu
 
-    def forward(self, x: Tensor) -> Tensor:
+    def conv_and_norm(self) -> tuple[nn.Module, nn.Module | None]:
+        """See `ConvBnRelu.conv_and_norm`."""
+        return self.conv_dw, self.bn_dw
+
+    def _depthwise(self, x: Tensor) -> Tensor:
+        if self.fused and fused.runs_fused(self.bn_dw):
+            return fused.depthwise(self.conv_dw, self.bn_dw, x, "relu" if self.relu else "none")
         x = self.bn_dw(self.conv_dw(x))
-        x = self.bn_pw(self.conv_pw(F.relu(x) if self.relu else x))
+        return F.relu(x) if self.relu else x
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.bn_pw(self.conv_pw(self._depthwise(x)))
         return F.relu(x) if self.relu else x
 
 
