@@ -105,9 +105,7 @@ def depthwise_input_gradient(
     instruction_set: str = "auto",
     emulate: bool = False,
 ) -> None: ...
-def depthwise_workspace(
-    batch: int, channels: int, out_height: int, out_width: int, rates: int, sums: int
-) -> int: ...
+def depthwise_workspace(batch: int, channels: int, out_height: int, out_width: int, rates: int, sums: int) -> int: ...
 def upsample_concat(
     x: Any,
     low: Any,

@@ -57,7 +57,9 @@ def build_parser() -> argparse.ArgumentParser:
                                                            if sub is run else "%(default)s)"))  # fmt: skip
         sub.add_argument("--device", default="auto", help="auto, cpu or cuda (default: auto)")
         sub.add_argument("--threads", type=int, help="CPU threads")
-        sub.add_argument("--no-fused", action="store_true", help="torch backend: plain torch instead of the fused kernels")
+        sub.add_argument(
+            "--no-fused", action="store_true", help="torch backend: plain torch instead of the fused kernels"
+        )
         sub.add_argument("--seconds", type=float, default=3.0, help="a measured step (default: 3)")
         sub.add_argument("--json", metavar="FILE", help="write everything, raw samples included")
         sub.add_argument("--markdown", action="store_true", help="print Markdown instead of a table")

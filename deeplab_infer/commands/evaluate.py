@@ -29,7 +29,9 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--backend", default="auto", help="auto, onnxruntime, openvino or torch (default: auto)")
     parser.add_argument("--device", default="auto", help="auto, cpu or cuda (default: auto)")
     parser.add_argument("--threads", type=int, help="CPU threads")
-    parser.add_argument("--no-fused", action="store_true", help="torch backend: plain torch instead of the fused kernels")
+    parser.add_argument(
+        "--no-fused", action="store_true", help="torch backend: plain torch instead of the fused kernels"
+    )
     parser.add_argument("--count", type=int, default=24, help="scenes (default: 24)")
     parser.add_argument("--size", default="384x768", metavar="HxW", help="of a scene (default: 384x768)")
     parser.add_argument("--json", metavar="FILE", help="write the figures here ('-' for stdout)")

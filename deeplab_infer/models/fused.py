@@ -80,9 +80,7 @@ def depthwise(conv: nn.Conv2d, bn: nn.Module | None, x: Tensor, activation: str)
     return aspp_depthwise([conv], [bn], x, activation)[0]
 
 
-def aspp_depthwise(
-    convs: Sequence[nn.Conv2d], norms: Sequence[nn.Module | None], x: Tensor, activation: str
-) -> Tensor:
+def aspp_depthwise(convs: Sequence[nn.Conv2d], norms: Sequence[nn.Module | None], x: Tensor, activation: str) -> Tensor:
     """``activation(bn(conv(x)))`` of several depthwise convolutions with different rates: [R, N, C, H, W]."""
     weight = torch.stack([conv.weight for conv in convs]).squeeze(2)
     rates, stride = [conv.dilation[0] for conv in convs], convs[0].stride[0]

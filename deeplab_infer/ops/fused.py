@@ -1,16 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
 """The fused operators as functions: of torch tensors (differentiable, on their device) or of any other arrays.
 
-Other arrays are numpy, ``__cuda_array_interface__`` (CuPy, Numba, PyCUDA), DLPack, or buffers. Results are allocated for
-numpy; elsewhere pass ``out``, because nothing here allocates on a device. GPU arrays are worked on in ``stream``, a
+Other arrays are numpy, ``__cuda_array_interface__`` (CuPy, Numba, PyCUDA), DLPack, or buffers. Results are allocated
+for numpy; elsewhere pass ``out``, because nothing here allocates on a device. GPU arrays are worked on in ``stream``, a
 ``cudaStream_t`` as an integer, without waiting for it.
 
 All are memory-bound: each reads its inputs once and writes its outputs once. An [N, C, H, W] array may be contiguous or
 channels-last (a transposed view of [N, H, W, C]); the result is laid out alike. float32, float16 and bfloat16 sum in
 float32; float64 works on the CPU. Parameters (weight, scale, shift) are float32, or float64 with a float64 input.
 
-Raises everywhere: TypeError for a dtype or object that is not accepted, ValueError for shapes, layouts, devices or values
-that do not fit, RuntimeError for GPU arrays where this build or machine has no CUDA; the message names the argument.
+Raises everywhere: TypeError for a dtype or object that is not accepted, ValueError for shapes, layouts, devices or
+values that do not fit, RuntimeError for GPU arrays where this build or machine has no CUDA; the message names the argument.
 """
 
 from __future__ import annotations
@@ -161,9 +161,7 @@ def upsample_concat_depthwise(
         from . import tensors
 
         _no_out(out)
-        return tensors.upsample_concat_depthwise(
-            x, low, weight, scale, shift, align_corners, dilation, activation
-        )
+        return tensors.upsample_concat_depthwise(x, low, weight, scale, shift, align_corners, dilation, activation)
     if out is None:
         out = _allocate(low, _concat_shape(x, low))
     _C.upsample_concat_depthwise(

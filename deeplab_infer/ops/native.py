@@ -30,7 +30,7 @@ def _execution(x: Tensor) -> dict[str, Any]:
 
 
 def _dense(x: Tensor) -> Tensor:
-    """x itself where a kernel can read it, else a contiguous copy."""
+    """X itself where a kernel can read it, else a contiguous copy."""
     return x if x.is_contiguous() or x.is_contiguous(memory_format=torch.channels_last) else x.contiguous()
 
 
@@ -221,9 +221,7 @@ def upsample_concat_depthwise(
     x, low, channels_last = _concat_inputs(x, low)
     out = empty_like_layout(x, (low.shape[0], x.shape[1] + low.shape[1], *low.shape[2:]), channels_last)
     weight, scale, shift = _parameters(x, weight, scale, shift)
-    _C.upsample_concat_depthwise(
-        x, low, weight, scale, shift, out, align_corners, rate, activation, **_execution(x)
-    )
+    _C.upsample_concat_depthwise(x, low, weight, scale, shift, out, align_corners, rate, activation, **_execution(x))
     return out
 
 
@@ -250,7 +248,7 @@ def upsample_argmax(logits: Tensor, size: Sequence[int], via: Sequence[int], ali
         logits = _dense(logits)
         dtype = torch.uint8 if logits.shape[1] <= 256 else torch.int32
         labels = logits.new_empty((logits.shape[0], height, width), dtype=dtype)
-        _C.upsample_labels(logits, labels, None, align_corners, tuple(via) or None, **_execution(logits))
+        _C.upsample_labels(logits, labels, None, align_corners, (via[0], via[1]) if via else None, **_execution(logits))
         return labels
     labels_array = upsample_argmax_of_arrays(
         logits.float().numpy(),

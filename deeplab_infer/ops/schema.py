@@ -31,7 +31,9 @@ SCHEMAS = {
         " int stride, int[] rates, str activation) -> (Tensor dx, Tensor dweight, Tensor dgamma, Tensor dbeta)"
     ),
     "upsample_concat": "(Tensor x, Tensor low, bool align_corners) -> Tensor",
-    "upsample_concat_backward": "(Tensor dy, SymInt channels, SymInt height, SymInt width, bool align_corners) -> Tensor",
+    "upsample_concat_backward": (
+        "(Tensor dy, SymInt channels, SymInt height, SymInt width, bool align_corners) -> Tensor"
+    ),
     "upsample_concat_depthwise": (
         "(Tensor x, Tensor low, Tensor weight, Tensor scale, Tensor shift, bool align_corners, int rate,"
         " str activation) -> Tensor"

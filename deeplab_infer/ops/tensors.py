@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The fused operators on torch tensors; importing this registers them as ``torch.ops.deeplab``.
 
-They are differentiable, work under autocast, ``torch.compile``, ``torch.export`` and CUDA graphs, and give the same bits
-for the same input, in the backward pass too. `fused` documents shapes and errors.
+They are differentiable, work under autocast, ``torch.compile``, ``torch.export`` and CUDA graphs, and give the same
+bits for the same input, in the backward pass too. `fused` documents shapes and errors.
 """
 
 from __future__ import annotations
@@ -98,8 +98,8 @@ def _concat_parameters(
 ) -> tuple[Tensor, Tensor, Tensor]:
     channels = x.shape[1] + low.shape[1]
     k = weight.shape[-1]
-    for name, values, count in (("weight", weight, channels * k * k), ("scale", first, channels), ("shift", second, channels)):
-        if values.numel() != count:
+    for name, values, each in (("weight", weight, k * k), ("scale", first, 1), ("shift", second, 1)):
+        if values.numel() != channels * each:
             raise ValueError(f"{name}: got shape {list(values.shape)}, needs the {channels} channels of x and low")
     return weight.reshape(1, channels, k, k), first.reshape(1, channels), second.reshape(1, channels)
 
@@ -182,8 +182,6 @@ def preprocess(
         raise ValueError(f"images: got shape {list(images.shape)}, needs [N, H, W, 3]")
     height, width = size or (images.shape[1], images.shape[2])
     memory_format = torch.channels_last if channels_last else torch.contiguous_format
-    out = torch.empty(
-        (len(images), 3, height, width), dtype=dtype, device=images.device, memory_format=memory_format
-    )
+    out = torch.empty((len(images), 3, height, width), dtype=dtype, device=images.device, memory_format=memory_format)
     run_preprocess(images.contiguous(), out, mean, std, reverse_channels)
     return out

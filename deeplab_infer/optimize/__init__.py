@@ -2,6 +2,6 @@
 """The same network for less work: exact rewrites, and fused kernels."""
 
 from .fold_batchnorm import fold_batchnorm
-from .fuse import FusedPart, FusionReport, fuse, unfuse
+from .fusion import FusedPart, FusionReport, fuse, unfuse
 
 __all__ = ["FusedPart", "FusionReport", "fold_batchnorm", "fuse", "unfuse"]

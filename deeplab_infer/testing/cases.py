@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Shapes that try the operators: odd sizes, channels between vectors, single pixels, rates beyond the image, no images."""
+"""Shapes that try the operators: odd sizes, channels between vectors, single pixels, huge rates, no images."""
 
 from __future__ import annotations
 

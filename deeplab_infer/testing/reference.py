@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The operators in float64 numpy, written from their definitions and sharing no code with the kernels.
 
-Arrays are [N, C, H, W]. Beside each value comes its magnitude: the sum of the absolute values of everything that is added
-up for it, which is what rounding errors are proportional to.
+Arrays are [N, C, H, W]. Beside each value comes its magnitude: the sum of the absolute values of everything that is
+added up for it, which is what rounding errors are proportional to.
 """
 
 from __future__ import annotations
@@ -53,9 +53,7 @@ def activate(z: F64, activation: str) -> F64:
     return np.clip(z, *LIMITS[activation])
 
 
-def depthwise(
-    x: F64, weight: F64, scale: F64, shift: F64, stride: int, rates: list[int], activation: str
-) -> Reference:
+def depthwise(x: F64, weight: F64, scale: F64, shift: F64, stride: int, rates: list[int], activation: str) -> Reference:
     """All rates: [R, N, C, H', W']; weight [R, C, k, k], scale and shift [R, C]."""
     values, magnitudes = [], []
     for kernels, a, b, rate in zip(weight, scale, shift, rates, strict=True):
@@ -172,5 +170,5 @@ def preprocess(images: NDArray[np.uint8], size: tuple[int, int], mean: Any, std:
     import cv2
 
     resized = [cv2.resize(image, (size[1], size[0]), interpolation=cv2.INTER_LINEAR) for image in images]
-    pixels = np.stack(resized).astype(np.float64)[..., ::-1 if reverse else 1]
+    pixels = np.stack(resized).astype(np.float64)[..., :: -1 if reverse else 1]
     return ((pixels - np.asarray(mean)) / np.asarray(std)).transpose(0, 3, 1, 2)

@@ -71,7 +71,11 @@ def test_upsample_concat_depthwise(mode, dtype, layout, case):
     bench = Bench(mode, dtype, layout)
     batch, channels = case.shape[0], case.shape[1] + case.low_channels
     x, low = bench.image(*case.shape), bench.image(batch, case.low_channels, *case.size)
-    weight, scale, shift = bench.parameter(1, channels, 3, 3), bench.parameter(1, channels), bench.parameter(1, channels)
+    weight, scale, shift = (
+        bench.parameter(1, channels, 3, 3),
+        bench.parameter(1, channels),
+        bench.parameter(1, channels),
+    )
     out = bench.output(1, batch, channels, *case.size)
     _C.upsample_concat_depthwise(
         x, low, weight, scale, shift, out, case.align_corners, case.rate, "relu", **options(mode)

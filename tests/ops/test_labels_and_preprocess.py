@@ -40,7 +40,7 @@ def test_preprocess_equals_opencv_and_float64(mode, dtype, layout, size_in, size
         out = bench.output(2, 3, *size_out)
         _C.preprocess(pixels, out, list(MEAN), list(STD), reverse, **options(mode))
         expected = reference.preprocess(images, size_out, np.float32(MEAN), np.float32(STD), reverse)
-        size = (np.abs(expected) + 2 * np.float64(MEAN).reshape(3, 1, 1) / np.float64(STD).reshape(3, 1, 1))
+        size = np.abs(expected) + 2 * np.float64(MEAN).reshape(3, 1, 1) / np.float64(STD).reshape(3, 1, 1)
         assert_close("pixels", f64(out), expected, size, dtype, 2)
     bench.check_guards()
 

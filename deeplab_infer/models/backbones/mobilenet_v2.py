@@ -91,9 +91,7 @@ class InvertedResidual(nn.Module):
         layers: list[nn.Module] = []
         if plan.expansion != 1:
             layers.append(ConvBnRelu6(in_channels, hidden, 1, norm))
-        layers.append(
-            ConvBnRelu6(hidden, hidden, 3, norm, stride=plan.stride, dilation=plan.dilation, groups=hidden)
-        )
+        layers.append(ConvBnRelu6(hidden, hidden, 3, norm, stride=plan.stride, dilation=plan.dilation, groups=hidden))
         layers += [conv(hidden, plan.channels, 1), norm(plan.channels)]
         self.conv = nn.Sequential(*layers)
         self.shortcut = plan.stride == 1 and in_channels == plan.channels

@@ -62,7 +62,8 @@ def fuse(model: Network) -> FusionReport:
     Returns:
         What was fused, and what was not and why.
     """
-    fused, left = [], []
+    fused: list[FusedPart] = []
+    left: list[FusedPart] = []
     for name, module, part in list(_parts(model)):
         module.fused = not part.reason  # type: ignore[assignment]
         (left if part.reason else fused).append(FusedPart(name, part.kernel, part.reason))
