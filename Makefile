@@ -61,7 +61,7 @@ $(VENV)/.installed: $(BUILD_FILES) | $(BIN)/python
 	touch $@
 
 $(VENV)/.installed-dev: $(BUILD_FILES) | $(BIN)/python
-	$(PIP) install $(PIP_FLAGS) -c constraints.txt -e '.[dev]'
+	CMAKE_ARGS="-DDEEPLAB_STRICT=ON $(CMAKE_ARGS)" $(PIP) install $(PIP_FLAGS) -c constraints.txt -e '.[dev]'
 	touch $(VENV)/.installed $@
 
 clean:

@@ -4,9 +4,6 @@
 from __future__ import annotations
 
 import argparse
-import datetime
-import json
-import subprocess
 import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict
@@ -17,15 +14,17 @@ from deeplab_infer.commands.cli import make_console, make_parser, run_command
 from deeplab_infer.commands.train import parse_size
 from deeplab_infer.configs import ReferenceRow, reference_rows
 from deeplab_infer.errors import DeepLabError
-from deeplab_infer.files import atomic_write, require_writable_dir
+from deeplab_infer.files import require_writable_dir
 from deeplab_infer.manifest import read_onnx_manifest
 from deeplab_infer.runtime import BACKENDS, available_backends
 
-from .machine import describe_machine
-from .report import SCHEMA_VERSION, markdown, markdown_table, notes, table
+from . import kernels
+from .processes import in_own_process, now, write_results
+from .report import markdown, markdown_table, notes, table
 from .worker import Job
 
 PROG = "deeplab-bench"
+_WORKER = "deeplab_bench.worker"
 _SIZE = (512, 1024)
 _EPILOG = """\
 examples:
@@ -65,6 +64,7 @@ def build_parser() -> argparse.ArgumentParser:
         sub.add_argument("--markdown", action="store_true", help="print Markdown instead of a table")
     run.add_argument("--backend", action="append", default=[], choices=BACKENDS,
                      help="repeatable (default: every installed one that fits)")  # fmt: skip
+    kernels.add_parser(commands)
     return parser
 
 
@@ -74,6 +74,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _run(arguments: argparse.Namespace) -> int:
+    if arguments.command == "kernels":
+        return kernels.run(arguments)
     if arguments.seconds <= 0:
         raise DeepLabError(f"--seconds must be positive, got {arguments.seconds}")
     return _run_models(arguments) if arguments.command == "run" else _run_table(arguments)
@@ -168,33 +170,16 @@ def _measure(jobs: Iterable[Job], arguments: argparse.Namespace) -> list[dict[st
     if arguments.json:
         require_writable_dir(Path(arguments.json).parent)  # before minutes of measuring
     results: list[dict[str, Any]] = []
-    started = datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")
+    started = now()
     try:
         for job in jobs:
             with console.status(f"measuring {job.model} on {job.backend}"):
-                results.append({"job": asdict(job), **_in_own_process(job)})
+                results.append({"job": asdict(job), **in_own_process(_WORKER, asdict(job))})
     except KeyboardInterrupt:
         console.print("interrupted: showing what was measured so far")
     if arguments.json:
-        content = {
-            "schema_version": SCHEMA_VERSION,
-            "started": started,
-            "command": [PROG, *sys.argv[1:]],
-            "machine": describe_machine(),
-            "results": results,
-        }
-        with atomic_write(arguments.json, "w") as stream:
-            json.dump(content, stream, indent=1)
+        write_results(arguments.json, PROG, started, {"results": results})
     return results
-
-
-def _in_own_process(job: Job) -> dict[str, Any]:
-    worker = [sys.executable, "-m", "deeplab_bench.worker"]
-    done = subprocess.run(worker, input=json.dumps(asdict(job)), capture_output=True, text=True, check=False)
-    if done.returncode == 0 and done.stdout:
-        return json.loads(done.stdout)
-    last = done.stderr.strip().splitlines()[-1:] or ["no output"]
-    return {"error": f"the measuring process ended with code {done.returncode}: {last[0]}"}
 
 
 def _print(results: list[dict[str, Any]], title: str, arguments: argparse.Namespace) -> None:

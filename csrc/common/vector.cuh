@@ -95,7 +95,24 @@ DEEPLAB_DEVICE void store_packed(T* target, const float (&values)[V]) {
   } bits;
 #pragma unroll
   for (int i = 0; i < V; ++i) bits.packed.value[i] = from_float<T>(values[i]);
+#if defined(__CUDA_ARCH__)
+  __stwb(reinterpret_cast<Raw*>(target), bits.raw);  // a plain assignment was seen split into four stores
+#else
   *reinterpret_cast<Raw*>(target) = bits.raw;
+#endif
+}
+
+// index / size, which becomes the remainder's quotient: index keeps the remainder. 64-bit division costs a GPU four
+// times as much as 32-bit, so it is left to indices that need it.
+DEEPLAB_DEVICE int64_t take_quotient(int64_t& index, int64_t size) {
+  int64_t quotient;
+  if (((index | size) >> 32) == 0) {
+    quotient = static_cast<uint32_t>(index) / static_cast<uint32_t>(size);
+  } else {
+    quotient = index / size;
+  }
+  index -= quotient * size;
+  return quotient;
 }
 
 // min(max(value, low), high) that keeps NaN, as torch's activations do.

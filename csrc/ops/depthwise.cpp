@@ -21,6 +21,8 @@ DepthwiseProblem check_depthwise(const TensorView& input, const TensorView& weig
   problem.width = input.shape[3];
   check(problem.channels >= 1 && problem.height >= 1 && problem.width >= 1, "x: got shape ", shape_text(input),
         "; C, H and W must be at least 1");
+  check(problem.height < (int64_t{1} << 31) && problem.width < (int64_t{1} << 31), "x: got shape ", shape_text(input),
+        "; H and W must be below 2^31");
   const auto rates = static_cast<int64_t>(options.rates.size());
   check(rates >= 1 && rates <= kMaxRates, "rates: got ", rates, " of them; 1 to ", kMaxRates, " are accepted");
   problem.rates = static_cast<int>(rates);

@@ -68,7 +68,7 @@ template <typename S>
 struct ReductionScratch {
   DepthwiseRows<S> rows;
   GroupParameters<S> parameters;
-  std::vector<S> weights, row, dy, line, a, b, c, sums;
+  Scratch<S> weights, row, dy, line, a, b, c, sums;
 };
 
 template <typename S>
@@ -252,18 +252,18 @@ void input_gradient(const DepthwiseProblem& problem, void* dx, const Execution& 
       right = std::max(right, last + offset + 1 - problem.width);
     }
   }
-  const int64_t plane_row = (pad + problem.width + right) * lanes + width;
+  const int64_t plane_row = whole_lines<S>((pad + problem.width + right) * lanes + width);
   const OutputShape shape{problem.dtype, problem.layout, problem.channels, problem.height, problem.width};
   const OutputRows<S> output(dx, shape, kernels, problem.batch * problem.channels * problem.height * problem.width);
-  struct Scratch {
+  struct Own {
     OutputRows<S> output;
     GroupParameters<S> parameters;
-    std::vector<S> plane, row, line;
+    Scratch<S> plane, row, line;
   };
-  std::vector<Scratch> scratch(workers_of(execution.threads), Scratch{output, {}, {}, {}, {}});
+  std::vector<Own> scratch(workers_of(execution.threads), Own{output, {}, {}, {}, {}});
 
   parallel_for(problem.batch * groups, 1, execution.threads, [&](int worker, int64_t begin, int64_t end) {
-    Scratch& own = scratch[worker];
+    Own& own = scratch[worker];
     for (int64_t unit = begin; unit < end; ++unit) {
       const int64_t image = unit / groups, channel = unit % groups * group;
       const int64_t count = std::min(group, problem.channels - channel);

@@ -136,8 +136,9 @@ struct DepthwiseReduce {
     const int64_t pixels = problem.batch * per_image;
     const int64_t begin = chunk * plan.chunk_pixels;
     const int64_t end = begin + plan.chunk_pixels < pixels ? begin + plan.chunk_pixels : pixels;
-    int64_t image = (begin + row) / per_image;
-    int64_t y = (begin + row) % per_image / problem.out_width, x = (begin + row) % problem.out_width;
+    int64_t x = begin + row;
+    int64_t image = take_quotient(x, per_image);
+    int64_t y = take_quotient(x, problem.out_width);
     for (int64_t pixel = begin + row; pixel < end; pixel += kRows, x += kRows) {
       while (x >= problem.out_width) {  // cheaper than dividing for every pixel
         x -= problem.out_width;
@@ -263,15 +264,13 @@ struct DepthwiseInputGradient {
     const bool nhwc = problem.layout == Layout::nhwc;
     int64_t c, y, x;
     if (nhwc) {
-      c = rest % (problem.channels / V) * V;
-      rest /= problem.channels / V;
-      x = rest % problem.width;
-      y = rest / problem.width;
+      y = take_quotient(rest, problem.width * (problem.channels / V));
+      x = take_quotient(rest, problem.channels / V);
+      c = rest * V;
     } else {
-      x = rest % problem.width;
-      rest /= problem.width;
-      y = rest % problem.height;
-      c = rest / problem.height;
+      c = take_quotient(rest, problem.height * problem.width);
+      y = take_quotient(rest, problem.width);
+      x = rest;
     }
     const int64_t column = nhwc ? problem.channels : 1, row = problem.out_width * column;
     const int64_t image_size = problem.channels * problem.out_height * problem.out_width;
@@ -283,10 +282,15 @@ struct DepthwiseInputGradient {
                        (nhwc ? c : c * problem.out_height * problem.out_width);
       for (int tap = 0; tap < k * k; ++tap) {
         // y_out * stride + (i - k/2) * rate = y
-        const int64_t scaled_y = y - (tap / k - k / 2) * problem.rate[r];
-        const int64_t scaled_x = x - (tap % k - k / 2) * problem.rate[r];
-        if (scaled_y < 0 || scaled_x < 0 || scaled_y % problem.stride != 0 || scaled_x % problem.stride != 0) continue;
-        const int64_t out_y = scaled_y / problem.stride, out_x = scaled_x / problem.stride;
+        int64_t rest_y = y - (tap / k - k / 2) * problem.rate[r];
+        int64_t rest_x = x - (tap % k - k / 2) * problem.rate[r];
+        if (rest_y < 0 || rest_x < 0) continue;
+        int64_t out_y = rest_y, out_x = rest_x;
+        if (problem.stride > 1) {
+          out_y = take_quotient(rest_y, problem.stride);
+          out_x = take_quotient(rest_x, problem.stride);
+          if (rest_y != 0 || rest_x != 0) continue;
+        }
         if (out_y >= problem.out_height || out_x >= problem.out_width) continue;
         const Packed<T, V> values = load_packed<T, V>(dconv + out_y * row + out_x * column);
 #pragma unroll

@@ -95,7 +95,7 @@ struct DepthwiseNchw {
   DEEPLAB_DEVICE void operator()(uint32_t block, int thread) const {
     const uint32_t per_plane = static_cast<uint32_t>(blocks_per_plane());
     const uint32_t columns_of_vectors = static_cast<uint32_t>(problem.width / V);
-    const int64_t plane = block / per_plane;
+    const uint32_t plane = block / per_plane;
     const uint32_t task = block % per_plane * threads + thread;
     const uint32_t walk_index = task / columns_of_vectors;
     const int64_t x = int64_t{task % columns_of_vectors} * V;
@@ -103,11 +103,11 @@ struct DepthwiseNchw {
 
     const GpuWalk walk = walks.at(walk_index, problem);
     const int64_t plane_size = problem.height * problem.width;
-    const T* input = static_cast<const T*>(problem.input) + plane * plane_size + x;
-    T* output = static_cast<T*>(problem.output) + plane * plane_size + x +
+    const T* input = static_cast<const T*>(problem.input) + int64_t{plane} * plane_size + x;
+    T* output = static_cast<T*>(problem.output) + int64_t{plane} * plane_size + x +
                 walk.rate_index * problem.batch * problem.channels * plane_size;
     walk_down<V, PackedColumns<T, V>>(
-        problem, walk, plane % problem.channels, 1,
+        problem, walk, plane % static_cast<uint32_t>(problem.channels), 1,
                  [&](int64_t row, bool inside, Packed<T, V>(&columns)[3]) {
                    const T* at = input + row * problem.width;
                    columns[1] = inside ? load_packed<T, V>(at) : zero_packed<T, V>();
@@ -145,23 +145,21 @@ struct DepthwiseDirect {
 
   DEEPLAB_DEVICE void operator()(uint32_t block, int thread) const {
     const uint32_t per_image = static_cast<uint32_t>(blocks_per_image());
-    const int64_t image_of_rate = block / per_image;
-    const int rate_index = static_cast<int>(image_of_rate / problem.batch);
-    const int64_t image = image_of_rate % problem.batch;
+    const uint32_t image_of_rate = block / per_image;
+    const int rate_index = static_cast<int>(image_of_rate / static_cast<uint32_t>(problem.batch));
+    const int64_t image = image_of_rate % static_cast<uint32_t>(problem.batch);
     int64_t rest = int64_t{block % per_image} * threads + thread;
     if (rest >= vectors_per_image()) return;
     const bool nhwc = problem.layout == Layout::nhwc;
     int64_t c, y, x;
     if (nhwc) {
-      c = rest % (problem.channels / V) * V;
-      rest /= problem.channels / V;
-      x = rest % problem.out_width;
-      y = rest / problem.out_width;
+      y = take_quotient(rest, problem.out_width * (problem.channels / V));
+      x = take_quotient(rest, problem.channels / V);
+      c = rest * V;
     } else {
-      x = rest % problem.out_width;
-      rest /= problem.out_width;
-      y = rest % problem.out_height;
-      c = rest / problem.out_height;
+      c = take_quotient(rest, problem.out_height * problem.out_width);
+      y = take_quotient(rest, problem.out_width);
+      x = rest;
     }
     const int64_t rate = problem.rate[rate_index];
     const int k = problem.kernel;

@@ -4,8 +4,8 @@
 
 #include <algorithm>
 #include <cstring>
-#include <vector>
 
+#include "common/aligned.h"
 #include "common/row_kernels.h"
 #include "common/streaming.h"
 
@@ -73,7 +73,7 @@ class OutputRows {
   OutputShape shape_;
   const RowKernels<S>& kernels_;
   bool large_;
-  std::vector<S> pixel_;
+  Scratch<S> pixel_;
 };
 
 }  // namespace deeplab

@@ -11,6 +11,7 @@
 #include <numeric>
 #include <vector>
 
+#include "common/aligned.h"
 #include "common/row_kernels.h"
 #include "ops/depthwise.h"
 
@@ -54,7 +55,7 @@ class TensorLines {
   TensorLines(const void* data, const DepthwiseProblem& problem, const RowKernels<S>& kernels)
       : data_(static_cast<const char*>(data)), problem_(problem), kernels_(kernels) {}
 
-  Line<S> line(int64_t image, int64_t channel, int64_t count, int64_t y, std::vector<S>& scratch) const {
+  Line<S> line(int64_t image, int64_t channel, int64_t count, int64_t y, Scratch<S>& scratch) const {
     const bool nhwc = problem_.layout == Layout::nhwc;
     const int64_t row = nhwc ? ((image * problem_.height + y) * problem_.width) * problem_.channels + channel
                              : ((image * problem_.channels + channel) * problem_.height + y) * problem_.width;
@@ -73,6 +74,12 @@ class TensorLines {
       }
     }
     return {scratch.data(), count};
+  }
+
+  // NCHW: the same straight into a packed row.
+  void fill_row(int64_t image, int64_t channel, int64_t y, S* target) const {
+    const int64_t row = ((image * problem_.channels + channel) * problem_.height + y) * problem_.width;
+    kernels_.widen(problem_.dtype, data_ + row * size_of(problem_.dtype), target, problem_.width);
   }
 
  private:
@@ -162,7 +169,7 @@ class DepthwiseRows {
       if (column_used_[j]) column_offset_[j] = ((position % stride) * phase_length_ + position / stride) * lanes_;
     }
     // One vector of slack: the last vector of a row may read past it.
-    const int64_t block = phase_length_ * stride * lanes_ + kernels_.width;
+    const int64_t block = whole_lines<S>(phase_length_ * stride * lanes_ + kernels_.width);
     const int64_t needed = block * blocks_ * k;
     if (block != block_stride_ || pad_ != zeroed_pad_ || static_cast<int64_t>(ring_.size()) < needed) {
       ring_.assign(std::max<int64_t>(needed, ring_.size()), S{0});
@@ -217,7 +224,7 @@ class DepthwiseRows {
   bool column_used_[kMaxKernel] = {};
   int64_t column_offset_[kMaxKernel] = {};
   int64_t row_in_slot_[kMaxKernel] = {};
-  std::vector<S> ring_, scratch_;
+  Scratch<S> ring_, scratch_;
 };
 
 // Per-vector parameters of a group: value(channel) in every lane (NCHW) or one channel a lane (NHWC), zero past the

@@ -15,7 +15,7 @@ struct GpuWalk {
 
 // Walks of all rates, cut so that even rate 1 has enough of them to fill the device.
 struct WalkPlan {
-  static constexpr int64_t kRows = 16;  // two rows of halo cost an eighth more loads, all from cache
+  static constexpr uint32_t kRows = 16;  // two rows of halo cost an eighth more loads, all from cache
   int64_t begin[kMaxRates + 1];
   int64_t total;
 
@@ -23,26 +23,25 @@ struct WalkPlan {
     for (int r = 0; r < problem.rates; ++r) {
       begin[r] = total;
       const int64_t residues = problem.rate[r] < problem.height ? problem.rate[r] : problem.height;
-      total += residues * segments(problem.rate[r], problem.height);
+      const uint32_t rows = divide_up(static_cast<uint32_t>(problem.height), static_cast<uint32_t>(problem.rate[r]));
+      total += residues * ((rows + kRows - 1) / kRows);
     }
     begin[problem.rates] = total;
     check(total < (int64_t{1} << 31), "x: is too high (", problem.height, " rows)");
   }
 
-  static DEEPLAB_DEVICE int64_t segments(int64_t rate, int64_t height) {
-    const int64_t rows = (height + rate - 1) / rate;
-    return (rows + kRows - 1) / kRows;
-  }
+  static DEEPLAB_DEVICE uint32_t divide_up(uint32_t length, uint32_t step) { return (length - 1) / step + 1; }
 
   DEEPLAB_DEVICE GpuWalk at(int64_t index, const DepthwiseProblem& problem) const {
     int r = 0;
     while (index >= begin[r + 1]) ++r;
-    const int64_t rate = problem.rate[r];
-    const int64_t parts = segments(rate, problem.height);
-    const int64_t residue = (index - begin[r]) / parts;
-    const int64_t start = (index - begin[r]) % parts * kRows;
-    const int64_t rows = (problem.height - residue + rate - 1) / rate - start;
-    return {r, rate, residue + start * rate, rows < kRows ? rows : kRows};
+    // Heights and rates fit 32 bits, in which dividing is cheaper.
+    const uint32_t height = static_cast<uint32_t>(problem.height), rate = static_cast<uint32_t>(problem.rate[r]);
+    const uint32_t parts = (divide_up(height, rate) + kRows - 1) / kRows;
+    const uint32_t own = static_cast<uint32_t>(index - begin[r]);
+    const uint32_t residue = own / parts, start = own % parts * kRows;
+    const uint32_t rows = divide_up(height - residue, rate) - start;
+    return {r, rate, residue + int64_t{start} * rate, rows < kRows ? rows : kRows};
   }
 };
 

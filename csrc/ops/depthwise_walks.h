@@ -41,7 +41,7 @@ inline int64_t workers_of(int threads) {
 // Parameters of one group and rate, spread over lanes.
 template <typename S>
 struct GroupParameters {
-  std::vector<S> weight, scale, shift;  // weight: [k * k][blocks * width]
+  Scratch<S> weight, scale, shift;  // weight: [k * k][blocks * width]
   int64_t lanes;                        // blocks * width
 
   void load(const DepthwiseProblem& problem, const RowKernels<S>& kernels, int rate_index, int64_t channel,
@@ -67,7 +67,7 @@ struct GroupParameters {
   }
 
   void spread_channels(const void* values, const DepthwiseProblem& problem, const RowKernels<S>& kernels,
-                       int64_t first, int64_t count, S otherwise, std::vector<S>& target) const {
+                       int64_t first, int64_t count, S otherwise, Scratch<S>& target) const {
     target.resize(lanes);
     const S* source = static_cast<const S*>(values);
     spread(kernels, problem.layout, count,
@@ -80,7 +80,7 @@ struct WalkScratch {
   DepthwiseRows<S> rows;
   OutputRows<S> output;
   GroupParameters<S> parameters;
-  std::vector<S> packed, weights;
+  Scratch<S> packed, weights;
   int64_t group = -1;  // image, channels and rate whose parameters are loaded
 };
 
@@ -111,8 +111,9 @@ void run_depthwise_planes(const DepthwiseProblem& problem, const RowKernels<S>& 
     }
     reach = std::max(reach, std::min<int64_t>(k / 2 * problem.rate[r], problem.height));
   }
+  pad = whole_lines<S>(pad);  // pixels, and taps whose rate is a multiple of a line, stay aligned
   const int64_t phase_length = (pad + problem.width + std::max<int64_t>(right, 0) + stride - 1) / stride;
-  const int64_t row_length = phase_length * stride + width;  // a vector of slack at the end
+  const int64_t row_length = whole_lines<S>(phase_length * stride + width);  // a vector of slack at the end
   for (int r = 0; r < problem.rates; ++r) {
     for (int j = 0; j < k; ++j) {
       const int64_t position = pad + (j - k / 2) * problem.rate[r];
@@ -128,18 +129,18 @@ void run_depthwise_planes(const DepthwiseProblem& problem, const RowKernels<S>& 
   const int64_t per_rate = problem.batch * problem.channels * problem.out_height * problem.out_width;
   const OutputRows<S> output(problem.output, shape, kernels, per_rate * problem.rates);
   const bool direct = output.direct();
-  struct Scratch {
-    std::vector<S> band, line, weights, result;
+  struct Own {
+    Scratch<S> band, line, weights, result;
     GroupParameters<S> parameters;
   };
   const bool small = per_rate * problem.rates < 50'000;
   const int workers = small ? 1 : static_cast<int>(workers_of(execution.threads));
-  std::vector<Scratch> scratch(workers);
+  std::vector<Own> scratch(workers);
   const int64_t tasks = problem.batch * problem.channels * bands;
   const int64_t piece = std::max<int64_t>(1, 200'000 / (band_rows * problem.out_width * problem.rates));
 
   parallel_for(tasks, piece, workers, [&](int worker, int64_t begin, int64_t end) {
-    Scratch& own = scratch[worker];
+    Own& own = scratch[worker];
     own.weights.resize(k * k * width);
     for (int64_t task = begin; task < end; ++task) {
       const int64_t plane = task / bands, image = plane / problem.channels, channel = plane % problem.channels;
@@ -150,11 +151,11 @@ void run_depthwise_planes(const DepthwiseProblem& problem, const RowKernels<S>& 
       const auto needed = static_cast<size_t>((last - first) * row_length);
       if (own.band.size() < needed) own.band.assign(needed, S{0});  // the zeros at the ends stay
       for (int64_t row = first; row < last; ++row) {
-        const Line<S> line = source.line(image, channel, 1, row, own.line);
         S* target = &own.band[(row - first) * row_length];
         if (stride == 1) {
-          std::memcpy(target + pad, line.data, problem.width * sizeof(S));
+          source.fill_row(image, channel, row, target + pad);
         } else {
+          const Line<S> line = source.line(image, channel, 1, row, own.line);
           for (int64_t x = 0; x < problem.width; ++x) {
             target[(x + pad) % stride * phase_length + (x + pad) / stride] = line.data[x];
           }

@@ -20,10 +20,10 @@ struct Preprocess {
 
   DEEPLAB_DEVICE void operator()(uint32_t block, int thread) const {
     const uint32_t per_row = static_cast<uint32_t>(blocks_per_row());
-    const int64_t row = block / per_row;
     const int64_t x = int64_t{block % per_row} * threads + thread;
     if (x >= problem.width) return;
-    const int64_t image = row / problem.height, y = row % problem.height;
+    int64_t y = block / per_row;
+    const int64_t image = take_quotient(y, problem.height);
     const uint8_t* source = problem.images + image * problem.in_height * problem.in_width * 3;
     int32_t pixel[3];
     if (problem.in_height == problem.height && problem.in_width == problem.width) {
@@ -42,9 +42,14 @@ struct Preprocess {
     const bool nhwc = problem.layout == Layout::nhwc;
     const int64_t plane = problem.height * problem.width;
     T* target = static_cast<T*>(problem.output) + image * 3 * plane + (y * problem.width + x) * (nhwc ? 3 : 1);
+    if (problem.reverse_channels) {
+      const int32_t first = pixel[0];
+      pixel[0] = pixel[2];
+      pixel[2] = first;
+    }
+#pragma unroll
     for (int c = 0; c < 3; ++c) {
-      const int from = problem.reverse_channels ? 2 - c : c;
-      const float value = (static_cast<float>(pixel[from]) - problem.mean[c]) / problem.std[c];
+      const float value = (static_cast<float>(pixel[c]) - problem.mean[c]) / problem.std[c];
       target[nhwc ? c : c * plane] = from_float<T>(value);
     }
   }

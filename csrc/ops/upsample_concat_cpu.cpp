@@ -24,7 +24,7 @@ void concat(const UpsampleConcatProblem& problem, const Execution& execution) {
   const int64_t rows = problem.batch * planes * problem.height;
   const int64_t row_values = problem.width * count;
   const bool large = rows * row_values * size >= kStreamBytes;
-  std::vector<typename ConcatLines<S>::Scratch> scratch(workers_of(execution.threads));
+  std::vector<typename ConcatLines<S>::Own> scratch(workers_of(execution.threads));
 
   parallel_for(rows, std::max<int64_t>(1, kPieceValues / row_values), execution.threads,
                [&](int worker, int64_t begin, int64_t end) {
@@ -75,15 +75,15 @@ void gradient(const UpsampleConcatProblem& problem, void* dx, const Execution& e
       end_y[row] = std::max(end_y[row], y + 1);
     }
   }
-  struct Scratch {
-    std::vector<S> line, sum, out;
+  struct Own {
+    Scratch<S> line, sum, out;
   };
-  std::vector<Scratch> scratch(workers_of(execution.threads));
+  std::vector<Own> scratch(workers_of(execution.threads));
   const int64_t size = size_of(problem.dtype);
 
   parallel_for(problem.batch * groups * problem.in_height, std::max<int64_t>(1, kPieceValues / (problem.width * group)),
                execution.threads, [&](int worker, int64_t begin, int64_t end) {
-    Scratch& own = scratch[worker];
+    Own& own = scratch[worker];
     for (int64_t task = begin; task < end; ++task) {
       const int64_t row = task % problem.in_height, unit = task / problem.in_height;
       const int64_t image = unit / groups, channel = unit % groups * group;

@@ -45,10 +45,12 @@ struct ConcatNhwc {
   DEEPLAB_DEVICE void operator()(uint32_t block, int thread) const {
     const uint32_t per_row = static_cast<uint32_t>(blocks_per_row());
     const int64_t row = block / per_row;
-    const int64_t index = int64_t{block % per_row} * threads + thread;
+    int64_t index = int64_t{block % per_row} * threads + thread;
     if (index >= vectors() * problem.width) return;
-    const int64_t image = row / problem.height, y = row % problem.height;
-    const int64_t x = index / vectors(), c = index % vectors() * V;
+    int64_t y = row;
+    const int64_t image = take_quotient(y, problem.height);
+    const int64_t x = take_quotient(index, vectors());
+    const int64_t c = index * V;
     const int64_t all = problem.channels + problem.low_channels;
     T* target = static_cast<T*>(problem.output) + (row * problem.width + x) * all + c;
     float values[V];
@@ -95,11 +97,13 @@ struct ConcatNchw {
   DEEPLAB_DEVICE void operator()(uint32_t block, int thread) const {
     const uint32_t per_plane = static_cast<uint32_t>(blocks_per_plane());
     const int64_t plane = block / per_plane;
-    const int64_t index = int64_t{block % per_plane} * threads + thread;
+    int64_t index = int64_t{block % per_plane} * threads + thread;
     if (index >= vectors()) return;
     const int64_t all = problem.channels + problem.low_channels;
-    const int64_t image = plane / all, c = plane % all;
-    const int64_t y = index / (problem.width / V), x = index % (problem.width / V) * V;
+    int64_t c = plane;
+    const int64_t image = take_quotient(c, all);
+    const int64_t y = take_quotient(index, problem.width / V);
+    const int64_t x = index * V;
     const int64_t at = y * problem.width + x;
     T* target = static_cast<T*>(problem.output) + plane * problem.height * problem.width + at;
     float values[V];
@@ -158,12 +162,13 @@ struct ConcatGradient {
     end = axis.out;
     if (axis.step == 0) return;
     if (i > 0) {
-      const int64_t first = ((i - 1) * axis.denominator - axis.offset) / axis.step;
-      begin = first < 0 ? 0 : first;
+      int64_t first = (i - 1) * axis.denominator - axis.offset;
+      begin = first < 0 ? 0 : take_quotient(first, axis.step);
     }
     if (i < axis.in - 1) {
-      const int64_t last = ((i + 1) * axis.denominator - axis.offset) / axis.step + 1;
-      end = last < axis.out ? last : axis.out;
+      int64_t last = (i + 1) * axis.denominator - axis.offset;
+      const int64_t past = take_quotient(last, axis.step) + 1;
+      end = past < axis.out ? past : axis.out;
     }
   }
 
@@ -179,15 +184,13 @@ struct ConcatGradient {
     const bool nhwc = problem.layout == Layout::nhwc;
     int64_t c, in_y, in_x;
     if (nhwc) {
-      c = rest % (problem.channels / V) * V;
-      rest /= problem.channels / V;
-      in_x = rest % problem.in_width;
-      in_y = rest / problem.in_width;
+      in_y = take_quotient(rest, problem.in_width * (problem.channels / V));
+      in_x = take_quotient(rest, problem.channels / V);
+      c = rest * V;
     } else {
-      in_x = rest % problem.in_width;
-      rest /= problem.in_width;
-      in_y = rest % problem.in_height;
-      c = rest / problem.in_height;
+      c = take_quotient(rest, problem.in_height * problem.in_width);
+      in_y = take_quotient(rest, problem.in_width);
+      in_x = rest;
     }
     const int64_t all = problem.channels + problem.low_channels;
     const int64_t column = nhwc ? all : 1, row = problem.width * column;
@@ -314,10 +317,10 @@ struct ConcatDepthwise {
       image = block / static_cast<uint32_t>(walks.total);
     } else {
       const uint32_t per_plane = static_cast<uint32_t>(blocks_per_plane());
-      const int64_t plane = block / per_plane;
+      const uint32_t plane = block / per_plane;
       const uint32_t task = block % per_plane * threads + thread;
-      image = plane / problem.channels;
-      c = plane % problem.channels;
+      image = plane / static_cast<uint32_t>(problem.channels);
+      c = plane % static_cast<uint32_t>(problem.channels);
       x = task % static_cast<uint32_t>(problem.width);
       walk_index = task / static_cast<uint32_t>(problem.width);
     }

@@ -73,7 +73,7 @@ struct Best {
 template <typename T, bool Two, bool Scores>
 struct UpsampleLabels {
   static constexpr int threads = 128;
-  static constexpr int blocks_per_multiprocessor = 4;
+  static constexpr int blocks_per_multiprocessor = Two ? 3 : 4;
   static constexpr int kTaps = Two ? 4 : 2;
 
   UpsampleLabelsProblem problem;
@@ -87,9 +87,10 @@ struct UpsampleLabels {
   DEEPLAB_DEVICE void operator()(uint32_t block, int thread) const {
     const uint32_t per_image = static_cast<uint32_t>(blocks_per_image());
     const int64_t image = block / per_image;
-    const int64_t index = int64_t{block % per_image} * threads + thread;
+    int64_t index = int64_t{block % per_image} * threads + thread;
     if (index >= groups() * problem.height) return;
-    const int64_t y = index / groups(), x = index % groups() * kPixels;
+    const int64_t y = take_quotient(index, groups());
+    const int64_t x = index * kPixels;
     const bool nhwc = problem.layout == Layout::nhwc;
     const int64_t column = nhwc ? problem.channels : 1, row = problem.in_width * column;
     const int64_t next_class = nhwc ? 1 : problem.in_height * problem.in_width;

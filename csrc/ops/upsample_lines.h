@@ -51,14 +51,14 @@ class ConcatLines {
   }
   ConcatLines(const ConcatLines&) = delete;
 
-  struct Scratch {
-    std::vector<S> low, high, combined, line;
+  struct Own {
+    Scratch<S> low, high, combined, line;
   };
 
   // Writes row y of channels [channel, channel + count) of the concatenation: in NCHW (count 1) `width` values, in NHWC
   // `count` values a pixel, `pixel_stride` apart. `past_caches` needs every pixel aligned to a vector.
   void fill(int64_t image, int64_t channel, int64_t count, int64_t y, S* target, int64_t pixel_stride,
-            bool past_caches, Scratch& scratch) const {
+            bool past_caches, Own& scratch) const {
     const int64_t upsampled = std::clamp<int64_t>(problem_.channels - channel, 0, count);
     if (upsampled > 0) fill_upsampled(image, channel, upsampled, y, target, pixel_stride, past_caches, scratch);
     if (upsampled == count) return;
@@ -76,12 +76,19 @@ class ConcatLines {
   }
 
   // As a source of DepthwiseRows.
-  Line<S> line(int64_t image, int64_t channel, int64_t count, int64_t y, std::vector<S>& target) const {
-    thread_local Scratch scratch;
+  Line<S> line(int64_t image, int64_t channel, int64_t count, int64_t y, Scratch<S>& target) const {
+    thread_local Own scratch;
     if (channel >= problem_.channels) return low_.line(image, channel - problem_.channels, count, y, target);
     target.resize(problem_.width * count);
     fill(image, channel, count, y, target.data(), count, false, scratch);
     return {target.data(), count};
+  }
+
+  // NCHW: the same straight into a packed row.
+  void fill_row(int64_t image, int64_t channel, int64_t y, S* target) const {
+    thread_local Own scratch;
+    if (channel >= problem_.channels) return low_.fill_row(image, channel - problem_.channels, y, target);
+    fill_upsampled(image, channel, 1, y, target, 1, false, scratch);
   }
 
  private:
@@ -98,7 +105,7 @@ class ConcatLines {
   }
 
   void fill_upsampled(int64_t image, int64_t channel, int64_t count, int64_t y, S* target, int64_t pixel_stride,
-                      bool past_caches, Scratch& scratch) const {
+                      bool past_caches, Own& scratch) const {
     const bool nhwc = problem_.layout == Layout::nhwc;
     const LinePosition<S>& row = y_[y];
     const Line<S> low = input_.line(image, channel, count, row.low, scratch.low);

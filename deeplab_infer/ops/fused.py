@@ -10,7 +10,8 @@ channels-last (a transposed view of [N, H, W, C]); the result is laid out alike.
 float32; float64 works on the CPU. Parameters (weight, scale, shift) are float32, or float64 with a float64 input.
 
 Raises everywhere: TypeError for a dtype or object that is not accepted, ValueError for shapes, layouts, devices or
-values that do not fit, RuntimeError for GPU arrays where this build or machine has no CUDA; the message names the argument.
+values that do not fit, RuntimeError for GPU arrays where this build or machine has no CUDA; the message names the
+argument.
 """
 
 from __future__ import annotations
