@@ -19,7 +19,7 @@ namespace deeplab {
 
 // Longest walk: long enough to hide the k - 1 rows that two neighbouring walks both pack, short enough to share out.
 constexpr int64_t kWalkRows = 32;
-constexpr int64_t kGroupChannels = 64;
+constexpr int64_t kGroupChannels = 128;
 
 // Output rows first, first + step, ... (count of them), for one rate.
 struct Walk {

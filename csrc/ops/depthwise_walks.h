@@ -11,6 +11,9 @@
 
 namespace deeplab {
 
+// Outputs that one thread makes in the time that starting another takes.
+constexpr int64_t kSmallWork = 400'000;
+
 // Calls body(worker, image, channel, count, walk, walk_index) for every group of channels and walk, on several threads;
 // walks of one group follow each other on one thread where there are groups enough, so that its rows stay in cache.
 template <typename S, typename Body>
@@ -22,7 +25,7 @@ void for_each_walk(const DepthwiseProblem& problem, const RowKernels<S>& kernels
   const auto per_unit = static_cast<int64_t>(walks.size());
   const int64_t wanted = threads > 0 ? threads : available_threads();
   const int64_t work = problem.batch * problem.channels * problem.out_height * problem.out_width * problem.rates;
-  const int workers = work < 50'000 ? 1 : static_cast<int>(wanted);
+  const int workers = work < kSmallWork ? 1 : static_cast<int>(wanted);
   const int64_t grain = units >= 4 * wanted ? per_unit : 1;
   parallel_for(units * per_unit, grain, workers, [&](int worker, int64_t begin, int64_t end) {
     for (int64_t task = begin; task < end; ++task) {
@@ -133,7 +136,7 @@ void run_depthwise_planes(const DepthwiseProblem& problem, const RowKernels<S>& 
     Scratch<S> band, line, weights, result;
     GroupParameters<S> parameters;
   };
-  const bool small = per_rate * problem.rates < 50'000;
+  const bool small = per_rate * problem.rates < kSmallWork;
   const int workers = small ? 1 : static_cast<int>(workers_of(execution.threads));
   std::vector<Own> scratch(workers);
   const int64_t tasks = problem.batch * problem.channels * bands;

@@ -87,13 +87,13 @@ def test_wrong_use(capsys, arguments, message):
 def test_an_interruption_keeps_what_is_measured(model_file, capsys, monkeypatch):
     answers = iter([{"error": "first"}])
 
-    def one_then_stop(job):
+    def one_then_stop(module, job):
         try:
             return next(answers)
         except StopIteration:
             raise KeyboardInterrupt from None
 
-    monkeypatch.setattr(command, "_in_own_process", one_then_stop)
+    monkeypatch.setattr(command, "in_own_process", one_then_stop)
     assert command.main(["run", model_file, model_file, "--backend", "onnxruntime"]) == 130
     assert "first" in capsys.readouterr().out
 
@@ -111,7 +111,7 @@ def test_a_file_of_one_size_is_measured_at_that_size(tmp_path, capsys):
 
 
 def test_a_result_that_cannot_be_written_is_known_before_measuring(tmp_path, model_file, capsys, monkeypatch):
-    monkeypatch.setattr(command, "_in_own_process", lambda job: pytest.fail("measured"))
+    monkeypatch.setattr(command, "in_own_process", lambda module, job: pytest.fail("measured"))
     (tmp_path / "file").write_bytes(b"")
     assert command.main(["run", model_file, "--json", str(tmp_path / "file" / "a.json")]) == 2
     assert "file" in capsys.readouterr().err
