@@ -5,7 +5,6 @@ import json
 
 import pytest
 import torch
-
 from deeplab_bench import command, kernel_cases, kernel_worker, kernels
 
 
