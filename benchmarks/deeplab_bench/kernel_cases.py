@@ -171,11 +171,14 @@ class Labels(nn.Module):
 class Preprocess(nn.Module):
     """Cast, resize where needed, normalise."""
 
+    mean: Tensor
+    std: Tensor
+
     def __init__(self, size: tuple[int, int], dtype: torch.dtype) -> None:
         super().__init__()
         self.size, self.dtype = size, dtype
-        self.mean = nn.Buffer(torch.tensor([123.675, 116.28, 103.53]).view(1, 3, 1, 1))
-        self.std = nn.Buffer(torch.tensor([58.395, 57.12, 57.375]).view(1, 3, 1, 1))
+        self.register_buffer("mean", torch.tensor([123.675, 116.28, 103.53]).view(1, 3, 1, 1))
+        self.register_buffer("std", torch.tensor([58.395, 57.12, 57.375]).view(1, 3, 1, 1))
 
     def forward(self, pixels: Tensor) -> Tensor:
         x = pixels.permute(0, 3, 1, 2).float()

@@ -6,6 +6,8 @@ from __future__ import annotations
 import pytest
 import torch
 import torch.nn.functional as F
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from deeplab_infer.ops import tensors
 
@@ -184,6 +186,32 @@ def test_training_equals_torch_batch_norm():
     torch.testing.assert_close(y[0], expected)
     torch.testing.assert_close(mean[0], conv.mean((0, 2, 3)))
     torch.testing.assert_close(variance[0], conv.var((0, 2, 3), unbiased=False))
+
+
+sizes = st.integers(1, 40)
+
+
+@settings(deadline=None, max_examples=150)
+@given(
+    batch=st.integers(1, 2),
+    channels=st.integers(1, 20),
+    low_channels=st.integers(1, 9),
+    small=st.tuples(sizes, sizes),
+    large=st.tuples(sizes, sizes),
+    align_corners=st.booleans(),
+    channels_last=st.booleans(),
+    seed=st.integers(0, 9999),
+)
+def test_upsample_concat_equals_interpolate_at_any_size(
+    batch, channels, low_channels, small, large, align_corners, channels_last, seed
+):
+    torch.manual_seed(seed)
+    memory_format = torch.channels_last if channels_last else torch.contiguous_format
+    x = torch.randn(batch, channels, *small).contiguous(memory_format=memory_format)
+    low = torch.randn(batch, low_channels, *large).contiguous(memory_format=memory_format)
+    got = tensors.upsample_concat(x, low, align_corners)
+    up = F.interpolate(x.double(), large, mode="bilinear", align_corners=align_corners)
+    torch.testing.assert_close(got.double(), torch.cat([up, low.double()], 1), rtol=0, atol=2e-6)
 
 
 @pytest.mark.gpu
