@@ -12,7 +12,7 @@ from deeplab_infer.commands.cli import make_console
 from deeplab_infer.errors import DeepLabError
 from deeplab_infer.files import atomic_path, require_writable_dir
 
-from .processes import in_own_process, now, write_results
+from .processes import KEEP_MEMORY, in_own_process, now, write_results
 from .report import markdown_table
 
 _WORKER = "deeplab_bench.kernel_worker"
@@ -98,12 +98,13 @@ def _plan(arguments: argparse.Namespace) -> tuple[dict[str, Any], list[Any]]:
         "threads": threads,
         "seconds": arguments.seconds,
         "rounds": arguments.rounds,
+        "environment": KEEP_MEMORY,
     }
     return job, cases
 
 
 def _copy(job: dict[str, Any]) -> float:
-    answer = in_own_process(_WORKER, {**job, "case": None, "seconds": min(job["seconds"], 1.0)})
+    answer = in_own_process(_WORKER, {**job, "case": None, "seconds": min(job["seconds"], 1.0)}, KEEP_MEMORY)
     if "error" in answer:
         raise DeepLabError(f"cannot measure the copy bandwidth: {answer['error']}")
     return float(answer["copy_gb_s"])
@@ -119,13 +120,14 @@ def _measure(case: Any, job: dict[str, Any]) -> dict[str, Any]:
     if job["device"] == "cuda":
         return {
             **result,
-            **in_own_process(_WORKER, {**job, "case": case.name, "implementations": names, "check": True}),
+            **in_own_process(_WORKER, {**job, "case": case.name, "implementations": names, "check": True}, KEEP_MEMORY),
         }
     rounds: dict[str, list[dict[str, Any]]] = {name: [] for name in names}
     for index in range(job["rounds"]):
         for name in names:
             one = {**job, "rounds": 1, "seconds": job["seconds"] / job["rounds"], "case": case.name}
-            answer = in_own_process(_WORKER, {**one, "implementations": [name], "check": name == "ours" and index == 0})
+            check = name == "ours" and index == 0
+            answer = in_own_process(_WORKER, {**one, "implementations": [name], "check": check}, KEEP_MEMORY)
             rounds[name].append(answer.get(name, answer))
             if "error_to_eager" in answer:
                 result["error_to_eager"] = answer["error_to_eager"]

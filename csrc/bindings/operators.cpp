@@ -8,6 +8,8 @@
 #include <vector>
 
 #include "bindings/arrays.h"
+#include "common/check.h"
+#include "common/huge_pages.h"
 #include "ops/depthwise.h"
 #include "ops/depthwise_backward.h"
 #include "ops/preprocess.h"
@@ -140,6 +142,12 @@ void preprocess_arrays(const py::object& images, const py::object& out, const st
   preprocess(a.view, b.view, mean, std, reverse_channels, execution);
 }
 
+void prefer_huge_pages_array(const py::object& out) {
+  const Array array = array_of("out", out, 0);
+  check(array.view.device == Device::cpu, "out: is on a GPU");
+  prefer_huge_pages(array.view.data, array.view.elements() * size_of(array.view.dtype));
+}
+
 }  // namespace
 
 void define_operators(py::module_& module) {
@@ -170,6 +178,8 @@ void define_operators(py::module_& module) {
              py::arg("scale"), py::arg("shift"), py::arg("out"), py::arg("align_corners"), py::arg("rate") = 1,
              py::arg("activation") = "relu", stream, threads, instruction_set, emulate,
              "depthwise(upsample_concat(x, low)) without the concatenation in memory.");
+  module.def("prefer_huge_pages", &prefer_huge_pages_array, py::arg("out"),
+             "Ask for huge pages under a dense CPU array that was just allocated and not touched yet.");
   module.def("upsample_labels", &labels_arrays, py::arg("logits"), py::arg("labels"), py::arg("scores"),
              py::arg("align_corners"), py::arg("via"), stream, threads, emulate, "upsample_argmax on the GPU.");
   module.def("preprocess", &preprocess_arrays, py::arg("images"), py::arg("out"), py::arg("mean"), py::arg("std"),

@@ -3,7 +3,12 @@
 // values of each channel; an image of the right size goes straight to the table.
 #include <algorithm>
 #include <array>
+#include <cstring>
 #include <vector>
+
+#if defined(__SSE2__)
+#include <emmintrin.h>
+#endif
 
 #include "common/parallel.h"
 #include "common/pixel_resize.h"
@@ -24,6 +29,52 @@ Tables normalised_values(const PreprocessProblem& problem) {
     }
   }
   return tables;
+}
+
+// A row resized along x: low * low_weight + high * high_weight for the three channels of every pixel.
+void widen(const uint8_t* pixels, [[maybe_unused]] int64_t width, const std::vector<PixelTaps>& columns, int32_t* out) {
+#if defined(__SSE2__)
+  // Four bytes of a pixel at once; the row's last pixel has no fourth byte to read.
+  const auto load = [&](int32_t x) {
+    int32_t bytes = 0;
+    std::memcpy(&bytes, pixels + x * 3, x + 1 < width ? 4 : 3);
+    return _mm_cvtsi32_si128(bytes);
+  };
+  const __m128i zero = _mm_setzero_si128();
+  for (const PixelTaps& taps : columns) {
+    const __m128i pairs = _mm_unpacklo_epi8(_mm_unpacklo_epi8(load(taps.low), load(taps.high)), zero);
+    const __m128i weights = _mm_set1_epi32(taps.high_weight << 16 | taps.low_weight);
+    _mm_storeu_si128(reinterpret_cast<__m128i*>(out), _mm_madd_epi16(pairs, weights));
+    out += 3;
+  }
+#else
+  for (const PixelTaps& taps : columns) {
+    const uint8_t* low = pixels + taps.low * 3;
+    const uint8_t* high = pixels + taps.high * 3;
+    for (int c = 0; c < 3; ++c) *out++ = low[c] * taps.low_weight + high[c] * taps.high_weight;
+  }
+#endif
+}
+
+// blend_rows() of `count` values; shifted right by 4 they are below 255 * 2048 / 16 and fit 16 bits.
+void blend(const int32_t* low, const int32_t* high, const PixelTaps& taps, int64_t count, uint8_t* out) {
+  int64_t i = 0;
+#if defined(__SSE2__)
+  const auto load = [](const int32_t* values) {
+    const auto* four = reinterpret_cast<const __m128i*>(values);
+    return _mm_packs_epi32(_mm_srai_epi32(_mm_loadu_si128(four), 4), _mm_srai_epi32(_mm_loadu_si128(four + 1), 4));
+  };
+  const __m128i low_weight = _mm_set1_epi16(static_cast<int16_t>(taps.low_weight));
+  const __m128i high_weight = _mm_set1_epi16(static_cast<int16_t>(taps.high_weight));
+  const __m128i half = _mm_set1_epi16(2);
+  for (; i + 8 <= count; i += 8) {
+    const __m128i sum =
+        _mm_add_epi16(_mm_mulhi_epi16(load(low + i), low_weight), _mm_mulhi_epi16(load(high + i), high_weight));
+    const __m128i values = _mm_srai_epi16(_mm_add_epi16(sum, half), 2);
+    _mm_storel_epi64(reinterpret_cast<__m128i*>(out + i), _mm_packus_epi16(values, values));
+  }
+#endif
+  for (; i < count; ++i) out[i] = static_cast<uint8_t>(blend_rows(low[i], high[i], taps));
 }
 
 struct Scratch {
@@ -50,11 +101,8 @@ class Resizer {
     const std::vector<int32_t>& low = widened(source, image, taps.low, taps.high, scratch);
     const std::vector<int32_t>& high = widened(source, image, taps.high, taps.low, scratch);
     scratch.pixels.resize(problem_.width * 3);
-    const int32_t* a = low.data();
-    const int32_t* b = high.data();
-    uint8_t* out = scratch.pixels.data();
-    for (int64_t i = 0; i < problem_.width * 3; ++i) out[i] = static_cast<uint8_t>(blend_rows(a[i], b[i], taps));
-    return out;
+    blend(low.data(), high.data(), taps, problem_.width * 3, scratch.pixels.data());
+    return scratch.pixels.data();
   }
 
  private:
@@ -67,14 +115,8 @@ class Resizer {
     }
     const int slot = scratch.row[0] == image * problem_.in_height + other ? 1 : 0;
     std::vector<int32_t>& target = scratch.rows[slot];
-    target.resize(problem_.width * 3);
-    const uint8_t* pixels = source + row * problem_.in_width * 3;
-    int32_t* out = target.data();
-    for (const PixelTaps& taps : columns_) {
-      const uint8_t* low = pixels + taps.low * 3;
-      const uint8_t* high = pixels + taps.high * 3;
-      for (int c = 0; c < 3; ++c) *out++ = low[c] * taps.low_weight + high[c] * taps.high_weight;
-    }
+    target.resize(problem_.width * 3 + 1);  // a pixel is written as four values, of which the next takes the last
+    widen(source + row * problem_.in_width * 3, problem_.in_width, columns_, target.data());
     scratch.row[slot] = key;
     return target;
   }

@@ -242,7 +242,8 @@ def _concat_shape(x: Any, low: Any) -> tuple[int, ...]:
 
 def _allocate(like: np.ndarray[Any, Any], shape: tuple[int, ...]) -> np.ndarray[Any, Any]:
     """A result [..., N, C, H, W] in the layout of `like`."""
-    if like.flags.c_contiguous:
-        return np.empty(shape, like.dtype)
     *lead, channels, height, width = shape
-    return np.moveaxis(np.empty((*lead, height, width, channels), like.dtype), -1, -3)
+    made = np.empty(shape if like.flags.c_contiguous else (*lead, height, width, channels), like.dtype)
+    if made.size:
+        _C.prefer_huge_pages(made)
+    return made if like.flags.c_contiguous else np.moveaxis(made, -1, -3)

@@ -29,6 +29,14 @@ def _execution(x: Tensor) -> dict[str, Any]:
     return {"threads": torch.get_num_threads()}
 
 
+def _new(x: Tensor, shape: Sequence[int], channels_last: bool) -> Tensor:
+    """Memory for a result."""
+    out = empty_like_layout(x, shape, channels_last)
+    if out.device.type == "cpu" and out.numel():
+        _C.prefer_huge_pages(out)
+    return out
+
+
 def _dense(x: Tensor) -> Tensor:
     """X itself where a kernel can read it, else a contiguous copy."""
     return x if x.is_contiguous() or x.is_contiguous(memory_format=torch.channels_last) else x.contiguous()
@@ -61,7 +69,7 @@ def depthwise(
     x: Tensor, weight: Tensor, scale: Tensor, shift: Tensor, stride: int, rates: Sequence[int], activation: str
 ) -> Tensor:
     x = _dense(x)
-    out = empty_like_layout(x, depthwise_shape(x, stride, rates), is_channels_last(x))
+    out = _new(x, depthwise_shape(x, stride, rates), is_channels_last(x))
     weight, scale, shift = _parameters(x, weight, scale, shift)
     _C.depthwise(x, weight, scale, shift, out, stride, list(rates), activation, **_execution(x))
     return out
@@ -79,7 +87,7 @@ def _gradients(
     activation: str,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """dx, dweight and the two sums, for dconv = a * z + b + c * conv."""
-    dconv = torch.empty_like(dy)
+    dconv = _new(dy, dy.shape, is_channels_last(x))
     sums = scale.new_empty((*scale.shape, 2))
     dweight = torch.empty_like(weight)
     workspace = _workspace(x, dy.shape, _BACKWARD_SUMS)
@@ -196,14 +204,14 @@ def _concat_inputs(x: Tensor, low: Tensor) -> tuple[Tensor, Tensor, bool]:
 def upsample_concat(x: Tensor, low: Tensor, align_corners: bool) -> Tensor:
     x, low, channels_last = _concat_inputs(x, low)
     shape = (low.shape[0], x.shape[1] + low.shape[1], *low.shape[2:])
-    out = empty_like_layout(x, shape, channels_last)
+    out = _new(x, shape, channels_last)
     _C.upsample_concat(x, low, out, align_corners, **_execution(x))
     return out
 
 
 def upsample_concat_backward(dy: Tensor, channels: int, height: int, width: int, align_corners: bool) -> Tensor:
     dy = _dense(dy)
-    dx = empty_like_layout(dy, (dy.shape[0], channels, height, width), is_channels_last(dy))
+    dx = _new(dy, (dy.shape[0], channels, height, width), is_channels_last(dy))
     _C.upsample_concat_gradient(dy, dx, align_corners, **_execution(dy))
     return dx
 
@@ -219,7 +227,7 @@ def upsample_concat_depthwise(
     activation: str,
 ) -> Tensor:
     x, low, channels_last = _concat_inputs(x, low)
-    out = empty_like_layout(x, (low.shape[0], x.shape[1] + low.shape[1], *low.shape[2:]), channels_last)
+    out = _new(x, (low.shape[0], x.shape[1] + low.shape[1], *low.shape[2:]), channels_last)
     weight, scale, shift = _parameters(x, weight, scale, shift)
     _C.upsample_concat_depthwise(x, low, weight, scale, shift, out, align_corners, rate, activation, **_execution(x))
     return out

@@ -102,6 +102,14 @@ def _parts(model: nn.Module) -> Iterator[tuple[str, nn.Module, FusedPart]]:
 
 def _group_part(name: str, kernel: str, pairs: list[tuple[nn.Module, nn.Module | None]]) -> FusedPart:
     reasons = [why_not_fusable(conv, bn) for conv, bn in pairs]
+    if len({_shared(conv, bn) for conv, bn in pairs}) > 1:
+        reasons.append("its branches differ in kernel size, stride or the normalisation's eps")
     if any(isinstance(bn, nn.SyncBatchNorm) for _, bn in pairs):
         reasons.append("SyncBatchNorm gathers its statistics from all processes, which is torch's to do")
     return FusedPart(name, kernel, next((reason for reason in reasons if reason), ""))
+
+
+def _shared(conv: nn.Module, bn: nn.Module | None) -> tuple[object, ...]:
+    """What all branches of one kernel must have in common."""
+    eps = bn.eps if isinstance(bn, nn.BatchNorm2d | nn.SyncBatchNorm) else None
+    return getattr(conv, "kernel_size", None), getattr(conv, "stride", None), eps

@@ -2,6 +2,7 @@
 """Exported graphs: what they compute, what is in them, what is refused."""
 
 import collections
+import copy
 
 import numpy as np
 import onnx
@@ -11,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from deeplab_export import export_onnx
 
+from deeplab_infer import fuse
 from deeplab_infer.errors import ExportError
 from deeplab_infer.manifest import read_onnx_manifest
 
@@ -39,6 +41,16 @@ def test_every_family_at_several_sizes(tmp_path, family):
     for shape in ((1, 64, 96), (2, 33, 65), (1, 97, 50)):
         images = random_images(*shape)
         assert relative_error(run(tmp_path / "model.onnx", images), reference_logits(model, images)) < 2e-5
+
+
+def test_a_fused_network_is_exported_as_plain_convolutions(tmp_path, streets):
+    fused = copy.deepcopy(streets)
+    assert fuse(fused).fused
+    export_onnx(fused, tmp_path / "model.onnx", height=64, width=96)
+    assert "Conv" in operators(tmp_path / "model.onnx")
+    images = random_images(1, 64, 96)
+    assert relative_error(run(tmp_path / "model.onnx", images), reference_logits(streets, images)) < 2e-5
+    assert fused.aspp.fused  # the caller's network stays as it was
 
 
 def test_fp16_is_explicit_with_float32_islands(tmp_path, streets):

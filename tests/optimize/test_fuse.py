@@ -98,6 +98,17 @@ def test_what_cannot_be_fused_is_left_with_a_reason(change, reason):
     assert not block[0].fused
 
 
+def test_branches_that_differ_are_left():
+    model = make_network()
+    model.aspp.branches[2].depthwise.bn.eps = 0.5
+    report = fuse(model)
+    assert [part.name for part in report.left] == ["aspp"]
+    assert "branches differ" in report.left[0].reason
+    x = torch.randn(1, 3, 33, 33)
+    with torch.inference_mode():
+        torch.testing.assert_close(model(x), unfuse(copy.deepcopy(model))(x), rtol=1e-4, atol=1e-4)
+
+
 def test_one_value_a_channel_is_refused_as_torch_does():
     block = ConvBnRelu(4, 4, 3, Norm(), groups=4).train()
     for prepare in (unfuse, fuse):

@@ -149,6 +149,16 @@ def test_tiny_images(model_file, network, shape):
     assert Segmenter(network, mode="slide", window=(8, 8), window_stride=(4, 4)).predict(image).labels.shape == shape
 
 
+def test_the_torch_backend_runs_fused_unless_told_otherwise(network):
+    image = random_images(1, 65, 97)[0]
+    fused, plain = Segmenter(network), Segmenter(network, fused=False)
+    assert fused.describe()["fused_kernels"] == 20
+    assert plain.describe()["fused_kernels"] == 0
+    one, other = fused.predict(image, probabilities=True), plain.predict(image, probabilities=True)
+    np.testing.assert_allclose(one.probabilities, other.probabilities, atol=1e-4)
+    assert not any(getattr(module, "fused", False) for module in network.modules())  # the caller's stays as it was
+
+
 def test_models_that_give_labels(labels_file, network):
     segmenter = Segmenter(labels_file)
     image = random_images(1, 48, 64)[0]

@@ -62,6 +62,20 @@ def test_training_learns_and_repeats_to_the_bit():
     )
 
 
+def test_training_runs_fused_unless_told_otherwise():
+    scenes = StreetScenes(4, 64, 96)
+    losses = {}
+    for fused in (True, False):
+        torch.manual_seed(0)
+        model = build_model(load_config(STREETS, ["dropout=0"]))
+        options = TrainOptions(iterations=2, batch=2, crop=(48, 64), fused=fused, lr=1e-4)
+        found = []
+        train(model, scenes, options, lambda step, loss, found=found: found.append(loss))
+        assert any(getattr(module, "fused", False) for module in model.modules()) is fused
+        losses[fused] = found
+    assert losses[True] == pytest.approx(losses[False], rel=1e-3)
+
+
 def test_sgd_and_another_seed():
     _, losses = run("sgd", lr=0.05, seed=1)
     assert losses[-1] < losses[0]
