@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// The one door for other people's arrays: numpy, torch, __cuda_array_interface__ (CuPy, Numba, PyCUDA), DLPack, buffers.
+// The one door for other people's arrays: numpy, torch, __cuda_array_interface__ (CuPy, Numba, PyCUDA), DLPack,
+// buffers.
 #pragma once
 
 #include <pybind11/numpy.h>

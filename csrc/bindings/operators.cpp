@@ -68,12 +68,17 @@ void gradient_arrays(const py::object& x, const py::object& weight, const py::ob
   const struct {
     const char* name;
     const py::object& object;
-    TensorView GradientViews::* member;
-  } wanted[] = {{"dy", dy, &GradientViews::dy},          {"scale", scale, &GradientViews::scale},
-                {"shift", shift, &GradientViews::shift}, {"a", a, &GradientViews::a},
-                {"b", b, &GradientViews::b},             {"c", c, &GradientViews::c},
-                {"dconv", dconv, &GradientViews::dconv}, {"sums", sums, &GradientViews::sums},
-                {"dweight", dweight, &GradientViews::dweight}, {"workspace", workspace, &GradientViews::workspace}};
+    TensorView GradientViews::*member;
+  } wanted[] = {{"dy", dy, &GradientViews::dy},
+                {"scale", scale, &GradientViews::scale},
+                {"shift", shift, &GradientViews::shift},
+                {"a", a, &GradientViews::a},
+                {"b", b, &GradientViews::b},
+                {"c", c, &GradientViews::c},
+                {"dconv", dconv, &GradientViews::dconv},
+                {"sums", sums, &GradientViews::sums},
+                {"dweight", dweight, &GradientViews::dweight},
+                {"workspace", workspace, &GradientViews::workspace}};
   std::vector<Array> arrays;
   GradientViews views;
   for (const auto& one : wanted) {

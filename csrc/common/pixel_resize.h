@@ -36,7 +36,8 @@ DEEPLAB_HD PixelTaps pixel_taps(int64_t in, int64_t out, int64_t i, bool horizon
   low = low < 0 ? 0 : low > in - 1 ? in - 1 : low;
   high = high < 0 ? 0 : high > in - 1 ? in - 1 : high;
   return {static_cast<int32_t>(low), static_cast<int32_t>(high),
-          static_cast<int32_t>(rintf((1.0f - fraction) * kWeightOne)), static_cast<int32_t>(rintf(fraction * kWeightOne))};
+          static_cast<int32_t>(rintf((1.0f - fraction) * kWeightOne)),
+          static_cast<int32_t>(rintf(fraction * kWeightOne))};
 }
 
 // One pixel value from two values of the rows above and below, each already combined along x.

@@ -17,12 +17,11 @@ template <typename S>
 struct RowKernels {
   int64_t width;  // lanes of a vector
 
-  // out = min(max(scale * sum_i weights[i] * taps[i] + shift, low), high); NaN stays NaN. `stream` writes past the
-  // caches and needs an aligned `out`.
+  // out = min(max(scale * sum_i weights[i] * taps[i] + shift, low), high); NaN stays NaN. At least one tap.
   void (*combine)(const S* const* taps, const S* weights, int count, const S* scale, const S* shift, S low, S high,
-                  S* out, int64_t vectors, bool stream);
+                  S* out, int64_t vectors);
   // The same over rows: `length` values of out (any number), `rows` times, the taps advancing by tap_stride and out by
-  // out_stride.
+  // out_stride. `stream` writes past the caches and needs aligned rows of `out`.
   void (*combine_rows)(const S* const* taps, const S* weights, int count, const S* scale, const S* shift, S low, S high,
                        S* out, int64_t length, int64_t rows, int64_t tap_stride, int64_t out_stride, bool stream);
   // With conv = sum_i weights[i] * taps[i] and z = dy where low < scale * conv + shift < high, else 0:

@@ -69,6 +69,7 @@ void narrow(DType, const double* source, void* target, int64_t count) {
 }  // namespace
 
 extern const RowKernels<double> row_kernels;
-const RowKernels<double> row_kernels{Vec::width, combine, combine_rows, gradient, dot, moments, add_scaled, lerp, copy_vectors, widen, narrow};
+const RowKernels<double> row_kernels{Vec::width, combine, combine_rows, gradient, dot,   moments,
+                                     add_scaled, lerp,    copy_vectors, widen,    narrow};
 
 }  // namespace deeplab::DEEPLAB_ISA

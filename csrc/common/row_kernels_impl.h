@@ -20,7 +20,7 @@ inline Vec weighted_sum(const Scalar* const* taps, const Vec* weight, int64_t i)
   return even + odd;
 }
 
-template <int Count, bool Stream>
+template <int Count>
 void combine_of(const Scalar* const* taps, const Scalar* weights, const Scalar* scale, const Scalar* shift, Scalar low,
                 Scalar high, Scalar* out, int64_t vectors) {
   Vec weight[Count];
@@ -31,41 +31,23 @@ void combine_of(const Scalar* const* taps, const Scalar* weights, const Scalar* 
   }
   const Vec a = load(scale), b = load(shift), lowest = broadcast(low), highest = broadcast(high);
   for (int64_t i = 0; i < vectors * Vec::width; i += Vec::width) {
-    const Vec value = min(highest, max(lowest, fma(weighted_sum<Count>(source, weight, i), a, b)));
-    if constexpr (Stream) {
-      stream(out + i, value);
-    } else {
-      store(out + i, value);
-    }
+    store(out + i, min(highest, max(lowest, fma(weighted_sum<Count>(source, weight, i), a, b))));
   }
 }
 
-void combine_many(const Scalar* const* taps, const Scalar* weights, int count, const Scalar* scale, const Scalar* shift,
-                  Scalar low, Scalar high, Scalar* out, int64_t vectors) {
+void combine(const Scalar* const* taps, const Scalar* weights, int count, const Scalar* scale, const Scalar* shift,
+             Scalar low, Scalar high, Scalar* out, int64_t vectors) {
+  if (count <= kMaxUnrolled) {
+    constexpr decltype(&combine_of<1>) by_count[] = {combine_of<1>, combine_of<2>, combine_of<3>,
+                                                     combine_of<4>, combine_of<5>, combine_of<6>,
+                                                     combine_of<7>, combine_of<8>, combine_of<9>};
+    by_count[count - 1](taps, weights, scale, shift, low, high, out, vectors);
+    return;
+  }
   for (int64_t i = 0; i < vectors * Vec::width; i += Vec::width) {
     Vec sum = broadcast(Scalar{0});
     for (int k = 0; k < count; ++k) sum = fma(load(taps[k] + i), load(weights + k * Vec::width), sum);
     store(out + i, min(broadcast(high), max(broadcast(low), fma(sum, load(scale), load(shift)))));
-  }
-}
-
-template <bool Stream>
-void combine_with(const Scalar* const* taps, const Scalar* weights, int count, const Scalar* scale, const Scalar* shift,
-                  Scalar low, Scalar high, Scalar* out, int64_t vectors) {
-  constexpr decltype(&combine_of<1, Stream>) by_count[] = {
-      combine_of<1, Stream>, combine_of<2, Stream>, combine_of<3, Stream>, combine_of<4, Stream>, combine_of<5, Stream>,
-      combine_of<6, Stream>, combine_of<7, Stream>, combine_of<8, Stream>, combine_of<9, Stream>};
-  by_count[count - 1](taps, weights, scale, shift, low, high, out, vectors);
-}
-
-void combine(const Scalar* const* taps, const Scalar* weights, int count, const Scalar* scale, const Scalar* shift,
-             Scalar low, Scalar high, Scalar* out, int64_t vectors, bool stream) {
-  if (count < 1 || count > kMaxUnrolled) {
-    combine_many(taps, weights, count, scale, shift, low, high, out, vectors);
-  } else if (stream) {
-    combine_with<true>(taps, weights, count, scale, shift, low, high, out, vectors);
-  } else {
-    combine_with<false>(taps, weights, count, scale, shift, low, high, out, vectors);
   }
 }
 

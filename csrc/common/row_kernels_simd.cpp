@@ -48,6 +48,7 @@ void narrow(DType dtype, const float* source, void* target, int64_t count) {
 }  // namespace
 
 extern const RowKernels<float> row_kernels;
-const RowKernels<float> row_kernels{Vec::width, combine, combine_rows, gradient, dot, moments, add_scaled, lerp, copy_vectors, widen, narrow};
+const RowKernels<float> row_kernels{Vec::width, combine, combine_rows, gradient, dot,   moments,
+                                    add_scaled, lerp,    copy_vectors, widen,    narrow};
 
 }  // namespace deeplab::DEEPLAB_ISA

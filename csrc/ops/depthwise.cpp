@@ -60,8 +60,8 @@ const void* check_channel_parameters(const char* name, const TensorView& view, c
   return view.data;
 }
 
-void check_depthwise_output(const char* name, const TensorView& output, const DepthwiseProblem& problem,
-                            int64_t height, int64_t width) {
+void check_depthwise_output(const char* name, const TensorView& output, const DepthwiseProblem& problem, int64_t height,
+                            int64_t width) {
   check_dtype(name, output, {problem.dtype});
   const bool single = problem.rates == 1 && output.dims == 4;
   if (single) {

@@ -56,8 +56,8 @@ DepthwiseProblem check_depthwise(const TensorView& input, const TensorView& weig
 // Throws unless `view` holds [R, C] parameters of the problem's type.
 const void* check_channel_parameters(const char* name, const TensorView& view, const DepthwiseProblem& problem);
 // Throws unless `output` has the shape, type and layout of the problem's result.
-void check_depthwise_output(const char* name, const TensorView& output, const DepthwiseProblem& problem,
-                            int64_t height, int64_t width);
+void check_depthwise_output(const char* name, const TensorView& output, const DepthwiseProblem& problem, int64_t height,
+                            int64_t width);
 
 void depthwise_cpu(const DepthwiseProblem& problem, const Execution& execution);
 void depthwise_cuda(const DepthwiseProblem& problem, const Execution& execution);

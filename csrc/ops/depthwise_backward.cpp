@@ -13,9 +13,11 @@ namespace {
 constexpr int64_t kChunkPixels = 2048;
 constexpr int64_t kMaxChunks = 512;
 
-float* check_workspace(const TensorView& workspace, const TensorView& input, const Execution& execution,
-                       int64_t needed) {
+float* check_workspace(const TensorView& workspace, const TensorView& input, const DepthwiseProblem& problem,
+                       const Execution& execution, int64_t needed) {
   if (!on_gpu(input, execution)) return nullptr;
+  const int64_t pixels = problem.batch * problem.out_height * problem.out_width;
+  check(pixels < (int64_t{1} << 31), "x: has ", pixels, " output pixels; sums over fewer than 2^31 run on the GPU");
   check(workspace.data != nullptr, "workspace: is missing; the CUDA kernels need ", needed, " float32 values");
   check_dtype("workspace", workspace, {DType::float32});
   check_contiguous("workspace", workspace);
@@ -47,9 +49,9 @@ void depthwise_statistics(const TensorView& input, const TensorView& weight, con
   check_output({"variance", &variance}, {{"x", &input}, {"weight", &weight}, {"mean", &mean}});
   work.mean = mean.data;
   work.variance = variance.data;
-  work.workspace_floats = depthwise_workspace(problem.batch, problem.channels, problem.out_height, problem.out_width,
-                                              problem.rates, 2);
-  work.workspace = check_workspace(workspace, input, execution, work.workspace_floats);
+  work.workspace_floats =
+      depthwise_workspace(problem.batch, problem.channels, problem.out_height, problem.out_width, problem.rates, 2);
+  work.workspace = check_workspace(workspace, input, problem, execution, work.workspace_floats);
   if (on_gpu(input, execution)) {
     const DeviceGuard guard(input, execution);
     depthwise_statistics_cuda(work, execution);
@@ -60,8 +62,12 @@ void depthwise_statistics(const TensorView& input, const TensorView& weight, con
 
 void depthwise_gradient(const TensorView& input, const TensorView& weight, const GradientViews& views,
                         const DepthwiseOptions& options, const Execution& execution) {
-  check_same_device({{"x", &input}, {"weight", &weight}, {"dy", &views.dy}, {"scale", &views.scale},
-                     {"shift", &views.shift}, {"sums", &views.sums}});
+  check_same_device({{"x", &input},
+                     {"weight", &weight},
+                     {"dy", &views.dy},
+                     {"scale", &views.scale},
+                     {"shift", &views.shift},
+                     {"sums", &views.sums}});
   DepthwiseGradient work{};
   DepthwiseProblem& problem = work.problem;
   problem = check_depthwise(input, weight, options);
@@ -77,7 +83,11 @@ void depthwise_gradient(const TensorView& input, const TensorView& weight, const
   work.sums = views.sums.data;
   int64_t sums = 2;
   if (views.dconv.data != nullptr) {
-    check_same_device({{"x", &input}, {"a", &views.a}, {"b", &views.b}, {"c", &views.c}, {"dconv", &views.dconv},
+    check_same_device({{"x", &input},
+                       {"a", &views.a},
+                       {"b", &views.b},
+                       {"c", &views.c},
+                       {"dconv", &views.dconv},
                        {"dweight", &views.dweight}});
     work.a = check_channel_parameters("a", views.a, problem);
     work.b = check_channel_parameters("b", views.b, problem);
@@ -96,9 +106,9 @@ void depthwise_gradient(const TensorView& input, const TensorView& weight, const
   check(problem.batch >= 1, "x: has no images");
   check(problem.kernel == 3 || !on_gpu(input, execution), "weight: gradients on the GPU need 3x3 kernels, got ",
         problem.kernel, "x", problem.kernel);
-  work.workspace_floats = depthwise_workspace(problem.batch, problem.channels, problem.out_height, problem.out_width,
-                                              problem.rates, sums);
-  work.workspace = check_workspace(views.workspace, input, execution, work.workspace_floats);
+  work.workspace_floats =
+      depthwise_workspace(problem.batch, problem.channels, problem.out_height, problem.out_width, problem.rates, sums);
+  work.workspace = check_workspace(views.workspace, input, problem, execution, work.workspace_floats);
   if (on_gpu(input, execution)) {
     const DeviceGuard guard(input, execution);
     depthwise_gradient_cuda(work, execution);

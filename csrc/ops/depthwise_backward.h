@@ -8,7 +8,8 @@
 //   depthwise_gradient         sums[r, c] = (sum of z, sum of z * conv)
 //                              dconv = a * z + b + c * conv          a, b, c: [R, C]
 //                              dweight[r, c, i, j] = sum over (N, H', W') of dconv * input at tap (i, j)
-//   depthwise_input_gradient   dx[n, c, y, x] = sum over rates and taps of weight * dconv at the outputs that read (y, x)
+//   depthwise_input_gradient   dx[n, c, y, x] = sum over rates and taps of weight * dconv at the outputs that read (y,
+//   x)
 //
 // Fixed scale and shift: a = scale, b = c = 0. Batch statistics, where mean and variance depend on conv: from the sums
 // of a first pass without dconv (see deeplab_infer/ops/autograd.py).

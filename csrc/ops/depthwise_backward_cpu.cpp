@@ -13,7 +13,11 @@ namespace {
 class WalkSums {
  public:
   WalkSums(int64_t batch, int64_t channels, int64_t group, int64_t walks, int64_t values)
-      : channels_(channels), group_(group), groups_((channels + group - 1) / group), walks_(walks), values_(values),
+      : channels_(channels),
+        group_(group),
+        groups_((channels + group - 1) / group),
+        walks_(walks),
+        values_(values),
         sums_(batch * groups_ * walks * values * group) {}
 
   double* at(int64_t image, int64_t channel, int64_t walk) {
@@ -82,42 +86,45 @@ void statistics(const DepthwiseStatistics& work, const Execution& execution) {
   const TensorLines<S> source(problem.input, problem, kernels);
   std::vector<ReductionScratch<S>> scratch;
   const int64_t workers = workers_of(execution.threads);
-  for (int64_t i = 0; i < workers; ++i) scratch.push_back({DepthwiseRows<S>(problem, kernels), {}, {}, {}, {}, {}, {}, {}, {}, {}});
+  for (int64_t i = 0; i < workers; ++i)
+    scratch.push_back({DepthwiseRows<S>(problem, kernels), {}, {}, {}, {}, {}, {}, {}, {}, {}});
   const S infinity = std::numeric_limits<S>::infinity();
 
-  for_each_walk(problem, kernels, execution.threads, walks,
-                [&](int worker, int64_t image, int64_t channel, int64_t count, const Walk& walk, int64_t walk_index) {
-    ReductionScratch<S>& own = scratch[worker];
-    own.rows.start(image, channel, count, walk.rate_index);
-    own.parameters.load(problem, kernels, walk.rate_index, channel, count);
-    own.weights.resize(kMaxKernel * kMaxKernel * width);
-    own.sums.resize(2 * width);
-    const int64_t vectors = own.rows.vectors(), blocks = own.rows.blocks();
-    own.row.resize(vectors * width);
-    own.a.resize(blocks * width);  // origins
-    double* sums = partial.at(image, channel, walk_index);
-    for (int64_t i = 0; i < walk.count; ++i) {
-      Taps<S> taps = own.rows.taps(source, walk.first + i * walk.step);
-      for (int64_t block = 0; block < blocks; ++block) {
-        own.parameters.gather(taps, width, block, own.weights.data());
-        kernels.combine(taps.run, own.weights.data(), taps.count, &own.parameters.scale[block * width],
-                        &own.parameters.shift[block * width], -infinity, infinity, own.row.data(), vectors, false);
-        for (int k = 0; k < taps.count; ++k) taps.run[k] += taps.block_stride;
-        S* origin = &own.a[block * width];
-        if (i == 0) {
-          for (int64_t lane = 0; lane < width; ++lane) {
-            origin[lane] = own.row[problem.layout == Layout::nchw ? 0 : lane];
-            if (block * width + lane < group) sums[block * width + lane] = static_cast<double>(origin[lane]);
+  for_each_walk(
+      problem, kernels, execution.threads, walks,
+      [&](int worker, int64_t image, int64_t channel, int64_t count, const Walk& walk, int64_t walk_index) {
+        ReductionScratch<S>& own = scratch[worker];
+        own.rows.start(image, channel, count, walk.rate_index);
+        own.parameters.load(problem, kernels, walk.rate_index, channel, count);
+        own.weights.resize(kMaxKernel * kMaxKernel * width);
+        own.sums.resize(2 * width);
+        const int64_t vectors = own.rows.vectors(), blocks = own.rows.blocks();
+        own.row.resize(vectors * width);
+        own.a.resize(blocks * width);  // origins
+        double* sums = partial.at(image, channel, walk_index);
+        for (int64_t i = 0; i < walk.count; ++i) {
+          Taps<S> taps = own.rows.taps(source, walk.first + i * walk.step);
+          for (int64_t block = 0; block < blocks; ++block) {
+            own.parameters.gather(taps, width, block, own.weights.data());
+            kernels.combine(taps.run, own.weights.data(), taps.count, &own.parameters.scale[block * width],
+                            &own.parameters.shift[block * width], -infinity, infinity, own.row.data(), vectors);
+            for (int k = 0; k < taps.count; ++k) taps.run[k] += taps.block_stride;
+            S* origin = &own.a[block * width];
+            if (i == 0) {
+              for (int64_t lane = 0; lane < width; ++lane) {
+                origin[lane] = own.row[problem.layout == Layout::nchw ? 0 : lane];
+                if (block * width + lane < group) sums[block * width + lane] = static_cast<double>(origin[lane]);
+              }
+            }
+            if (problem.layout == Layout::nchw)
+              std::fill(own.row.begin() + problem.out_width, own.row.end(), origin[0]);
+            kernels.moments(own.row.data(), origin, vectors, own.sums.data());
+            const int64_t channels = count - block * width;
+            add_lanes(problem.layout, own.sums.data(), width, channels, sums + group + block * width);
+            add_lanes(problem.layout, own.sums.data() + width, width, channels, sums + 2 * group + block * width);
           }
         }
-        if (problem.layout == Layout::nchw) std::fill(own.row.begin() + problem.out_width, own.row.end(), origin[0]);
-        kernels.moments(own.row.data(), origin, vectors, own.sums.data());
-        const int64_t channels = count - block * width;
-        add_lanes(problem.layout, own.sums.data(), width, channels, sums + group + block * width);
-        add_lanes(problem.layout, own.sums.data() + width, width, channels, sums + 2 * group + block * width);
-      }
-    }
-  });
+      });
 
   // Chan, Golub, LeVeque 1979: moments of parts become those of the whole without cancellation.
   for (int64_t r = 0; r < problem.rates; ++r) {
@@ -161,53 +168,56 @@ void gradient(const DepthwiseGradient& work, const Execution& execution) {
   const OutputRows<S> output(work.dconv, shape, kernels, elements);
   std::vector<ReductionScratch<S>> scratch;
   std::vector<OutputRows<S>> outputs(workers_of(execution.threads), output);
-  for (size_t i = 0; i < outputs.size(); ++i) scratch.push_back({DepthwiseRows<S>(problem, kernels), {}, {}, {}, {}, {}, {}, {}, {}, {}});
+  for (size_t i = 0; i < outputs.size(); ++i)
+    scratch.push_back({DepthwiseRows<S>(problem, kernels), {}, {}, {}, {}, {}, {}, {}, {}, {}});
 
   for_each_walk(problem, kernels, execution.threads, walks,
                 [&](int worker, int64_t image, int64_t channel, int64_t count, const Walk& walk, int64_t walk_index) {
-    ReductionScratch<S>& own = scratch[worker];
-    own.rows.start(image, channel, count, walk.rate_index);
-    own.parameters.load(problem, kernels, walk.rate_index, channel, count);
-    const int64_t first = walk.rate_index * problem.channels + channel;
-    own.parameters.spread_channels(work.a, problem, kernels, first, count, S{0}, own.a);
-    own.parameters.spread_channels(work.b, problem, kernels, first, count, S{0}, own.b);
-    own.parameters.spread_channels(work.c, problem, kernels, first, count, S{0}, own.c);
-    own.weights.resize(kMaxKernel * kMaxKernel * width);
-    own.sums.resize(2 * width);
-    const int64_t vectors = own.rows.vectors(), blocks = own.rows.blocks();
-    own.row.resize(blocks * vectors * width);
-    own.dy.resize(blocks * vectors * width);
-    double* sums = partial.at(image, channel, walk_index);
-    const int64_t image_of_rate = walk.rate_index * problem.batch + image;
-    const S low = problem.activation.low, high = problem.activation.high;
-    for (int64_t i = 0; i < walk.count; ++i) {
-      const int64_t y = walk.first + i * walk.step;
-      pack_row(dy.line(image_of_rate, channel, count, y, own.line), problem.layout, kernels, problem.out_width, count,
-               vectors, own.dy.data());
-      Taps<S> taps = own.rows.taps(source, y);
-      for (int64_t block = 0; block < blocks; ++block) {
-        own.parameters.gather(taps, width, block, own.weights.data());
-        S* dconv = &own.row[block * vectors * width];
-        kernels.gradient(taps.run, own.weights.data(), taps.count, &own.parameters.scale[block * width],
-                         &own.parameters.shift[block * width], low, high, &own.a[block * width],
-                         &own.b[block * width], &own.c[block * width], &own.dy[block * vectors * width], dconv,
-                         vectors, own.sums.data());
-        const int64_t channels = count - block * width;
-        double* target = sums + block * width;
-        add_lanes(problem.layout, own.sums.data(), width, channels, target);
-        add_lanes(problem.layout, own.sums.data() + width, width, channels, target + group);
-        if (apply) {
-          if (problem.layout == Layout::nchw) std::fill(dconv + problem.out_width, dconv + vectors * width, S{0});
-          for (int k = 0; k < taps.count; ++k) {
-            kernels.dot(dconv, taps.run[k], vectors, own.sums.data());
-            add_lanes(problem.layout, own.sums.data(), width, channels, target + (2 + taps.index[k]) * group);
-          }
-        }
-        for (int k = 0; k < taps.count; ++k) taps.run[k] += taps.block_stride;
-      }
-      if (apply) outputs[worker].store(image_of_rate, channel, count, y, own.row.data(), vectors * width);
-    }
-  });
+                  ReductionScratch<S>& own = scratch[worker];
+                  own.rows.start(image, channel, count, walk.rate_index);
+                  own.parameters.load(problem, kernels, walk.rate_index, channel, count);
+                  const int64_t first = walk.rate_index * problem.channels + channel;
+                  own.parameters.spread_channels(work.a, problem, kernels, first, count, S{0}, own.a);
+                  own.parameters.spread_channels(work.b, problem, kernels, first, count, S{0}, own.b);
+                  own.parameters.spread_channels(work.c, problem, kernels, first, count, S{0}, own.c);
+                  own.weights.resize(kMaxKernel * kMaxKernel * width);
+                  own.sums.resize(2 * width);
+                  const int64_t vectors = own.rows.vectors(), blocks = own.rows.blocks();
+                  own.row.resize(blocks * vectors * width);
+                  own.dy.resize(blocks * vectors * width);
+                  double* sums = partial.at(image, channel, walk_index);
+                  const int64_t image_of_rate = walk.rate_index * problem.batch + image;
+                  const S low = problem.activation.low, high = problem.activation.high;
+                  for (int64_t i = 0; i < walk.count; ++i) {
+                    const int64_t y = walk.first + i * walk.step;
+                    pack_row(dy.line(image_of_rate, channel, count, y, own.line), problem.layout, kernels,
+                             problem.out_width, count, vectors, own.dy.data());
+                    Taps<S> taps = own.rows.taps(source, y);
+                    for (int64_t block = 0; block < blocks; ++block) {
+                      own.parameters.gather(taps, width, block, own.weights.data());
+                      S* dconv = &own.row[block * vectors * width];
+                      kernels.gradient(taps.run, own.weights.data(), taps.count, &own.parameters.scale[block * width],
+                                       &own.parameters.shift[block * width], low, high, &own.a[block * width],
+                                       &own.b[block * width], &own.c[block * width], &own.dy[block * vectors * width],
+                                       dconv, vectors, own.sums.data());
+                      const int64_t channels = count - block * width;
+                      double* target = sums + block * width;
+                      add_lanes(problem.layout, own.sums.data(), width, channels, target);
+                      add_lanes(problem.layout, own.sums.data() + width, width, channels, target + group);
+                      if (apply) {
+                        if (problem.layout == Layout::nchw)
+                          std::fill(dconv + problem.out_width, dconv + vectors * width, S{0});
+                        for (int k = 0; k < taps.count; ++k) {
+                          kernels.dot(dconv, taps.run[k], vectors, own.sums.data());
+                          add_lanes(problem.layout, own.sums.data(), width, channels,
+                                    target + (2 + taps.index[k]) * group);
+                        }
+                      }
+                      for (int k = 0; k < taps.count; ++k) taps.run[k] += taps.block_stride;
+                    }
+                    if (apply) outputs[worker].store(image_of_rate, channel, count, y, own.row.data(), vectors * width);
+                  }
+                });
 
   for (int64_t r = 0; r < problem.rates; ++r) {
     for (int64_t channel = 0; channel < problem.channels; ++channel) {

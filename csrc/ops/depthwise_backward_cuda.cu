@@ -132,13 +132,12 @@ struct DepthwiseReduce {
       // Deviations from one sample of the channel: their squares do not cancel when the mean is large.
       convolve<T, V>(problem, in, input, rate, problem.out_height / 2, problem.out_width / 2, weight, values, origin);
     }
-    const int64_t per_image = problem.out_height * problem.out_width;
+    const uint32_t per_image = static_cast<uint32_t>(problem.out_height * problem.out_width);
     const int64_t pixels = problem.batch * per_image;
     const int64_t begin = chunk * plan.chunk_pixels;
     const int64_t end = begin + plan.chunk_pixels < pixels ? begin + plan.chunk_pixels : pixels;
-    int64_t x = begin + row;
-    int64_t image = take_quotient(x, per_image);
-    int64_t y = take_quotient(x, problem.out_width);
+    const uint32_t first = static_cast<uint32_t>(begin) + row, width = static_cast<uint32_t>(problem.out_width);
+    int64_t image = first / per_image, y = first % per_image / width, x = first % per_image % width;
     for (int64_t pixel = begin + row; pixel < end; pixel += kRows, x += kRows) {
       while (x >= problem.out_width) {  // cheaper than dividing for every pixel
         x -= problem.out_width;
@@ -156,8 +155,8 @@ struct DepthwiseReduce {
           sums[1][v] = fmaf(d, d, sums[1][v]);
         }
       } else {
-        const int64_t at = (rate_index * problem.batch + image) * out.image + channel * out.channel + y * out.row +
-                           x * out.pixel;
+        const int64_t at =
+            (rate_index * problem.batch + image) * out.image + channel * out.channel + y * out.row + x * out.pixel;
         const Packed<T, V> packed = load_packed<T, V>(dy + at);
         float result[V];
 #pragma unroll
@@ -297,8 +296,8 @@ struct DepthwiseInputGradient {
         for (int v = 0; v < V; ++v) sum[v] = fmaf(to_float(values.value[v]), weight[v * k * k + tap], sum[v]);
       }
     }
-    const int64_t pixel = nhwc ? (y * problem.width + x) * problem.channels + c
-                               : (c * problem.height + y) * problem.width + x;
+    const int64_t pixel =
+        nhwc ? (y * problem.width + x) * problem.channels + c : (c * problem.height + y) * problem.width + x;
     store_packed<T, V>(dx + image * problem.channels * problem.height * problem.width + pixel, sum);
   }
 };
@@ -345,8 +344,11 @@ void depthwise_statistics_cuda(const DepthwiseStatistics& work, const Execution&
     reduction.workspace_floats = work.workspace_floats;
     reduce_layout<T, Reduce::statistics>(reduction, execution);
     const ReductionPlan plan = plan_chunks(problem, work.workspace_floats, 2);
-    const FinishStatistics<T> finish{problem, strides_of(problem.layout, problem.channels, problem.height, problem.width),
-                                     work.workspace, plan.chunks, static_cast<float*>(work.mean),
+    const FinishStatistics<T> finish{problem,
+                                     strides_of(problem.layout, problem.channels, problem.height, problem.width),
+                                     work.workspace,
+                                     plan.chunks,
+                                     static_cast<float*>(work.mean),
                                      static_cast<float*>(work.variance)};
     launch(finish, finish.blocks(), execution);
   });
@@ -364,8 +366,12 @@ void depthwise_gradient_cuda(const DepthwiseGradient& work, const Execution& exe
   });
   const int sums = apply ? 11 : 2;
   const ReductionPlan plan = plan_chunks(work.problem, work.workspace_floats, sums);
-  const AddChunks add{work.workspace, plan.chunks, work.problem.rates * work.problem.channels, sums,
-                      static_cast<float*>(work.sums), static_cast<float*>(work.dweight)};
+  const AddChunks add{work.workspace,
+                      plan.chunks,
+                      work.problem.rates * work.problem.channels,
+                      sums,
+                      static_cast<float*>(work.sums),
+                      static_cast<float*>(work.dweight)};
   launch(add, add.blocks(), execution);
 }
 

@@ -1,16 +1,16 @@
 // SPDX-License-Identifier: Apache-2.0
 // depthwise() on the GPU.
 //
-// 3x3, stride 1: output rows y = a, a + rate, a + 2 rate, ... share input rows, so a thread walks down one such sequence
-// with three running sums: every input row is read once per column of taps (3 loads an output instead of 9), of which
-// the side columns hit in L1, because other threads of the block read them as their centre. Bytes from device memory:
-// input once, outputs once; all rates of a slice of channels (NHWC) or of a plane (NCHW) run before the next, so later
-// rates read the input from L2 (128 channels x 128 x 256 x fp16 = 8 MB).
+// 3x3, stride 1: output rows y = a, a + rate, a + 2 rate, ... share input rows, so a thread walks down one such
+// sequence with three running sums: every input row is read once per column of taps (3 loads an output instead of 9),
+// of which the side columns hit in L1, because other threads of the block read them as their centre. Bytes from device
+// memory: input once, outputs once; all rates of a slice of channels (NHWC) or of a plane (NCHW) run before the next,
+// so later rates read the input from L2 (128 channels x 128 x 256 x fp16 = 8 MB).
 //
 // Arithmetic on an H200, 2048 x 128 x 256 fp16, one rate: 268 MB = 62 us at 4.3 TB/s. Per vector of 8 outputs 3 loads
-// and 1 store of 16 bytes, 72 FMA, about 24 conversions, 16 for the clamp: 8.4 M x 130 / (132 SM x 128 lanes x 1.75 GHz)
-// = 37 us of issue slots, hidden behind the memory time. 12 warps an SM with 6 loads of 16 bytes in flight each lane
-// are 37 KB in flight, above the 29 KB that 4.3 TB/s at 900 ns need.
+// and 1 store of 16 bytes, 72 FMA, about 24 conversions, 16 for the clamp: 8.4 M x 130 / (132 SM x 128 lanes x 1.75
+// GHz) = 37 us of issue slots, hidden behind the memory time. 12 warps an SM with 6 loads of 16 bytes in flight each
+// lane are 37 KB in flight, above the 29 KB that 4.3 TB/s at 900 ns need.
 //
 // Other kernels and strides: one thread an output vector, all taps read where they are.
 #include "common/launch.cuh"
@@ -59,19 +59,17 @@ struct DepthwiseNhwc {
     const int64_t row_stride = problem.width * problem.channels;
     const int64_t pixel = image * problem.height * row_stride + x * problem.channels + c;
     const T* input = static_cast<const T*>(problem.input) + pixel;
-    T* output = static_cast<T*>(problem.output) + pixel +
-                walk.rate_index * problem.batch * problem.height * row_stride;
+    T* output = static_cast<T*>(problem.output) + pixel + walk.rate_index * problem.batch * problem.height * row_stride;
     const int64_t side = walk.rate * problem.channels;
     walk_down<V, PackedColumns<T, V>>(
         problem, walk, c, V,
-                 [&](int64_t row, bool inside, Packed<T, V>(&columns)[3]) {
-                   const T* at = input + row * row_stride;
-                   columns[0] = inside && x >= walk.rate ? load_packed<T, V>(at - side) : zero_packed<T, V>();
-                   columns[1] = inside ? load_packed<T, V>(at) : zero_packed<T, V>();
-                   columns[2] = inside && x + walk.rate < problem.width ? load_packed<T, V>(at + side)
-                                                                        : zero_packed<T, V>();
-                 },
-                 [&](int64_t y, const float(&values)[V]) { store_packed<T, V>(output + y * row_stride, values); });
+        [&](int64_t row, bool inside, Packed<T, V>(&columns)[3]) {
+          const T* at = input + row * row_stride;
+          columns[0] = inside && x >= walk.rate ? load_packed<T, V>(at - side) : zero_packed<T, V>();
+          columns[1] = inside ? load_packed<T, V>(at) : zero_packed<T, V>();
+          columns[2] = inside && x + walk.rate < problem.width ? load_packed<T, V>(at + side) : zero_packed<T, V>();
+        },
+        [&](int64_t y, const float(&values)[V]) { store_packed<T, V>(output + y * row_stride, values); });
   }
 };
 
@@ -108,24 +106,24 @@ struct DepthwiseNchw {
                 walk.rate_index * problem.batch * problem.channels * plane_size;
     walk_down<V, PackedColumns<T, V>>(
         problem, walk, plane % static_cast<uint32_t>(problem.channels), 1,
-                 [&](int64_t row, bool inside, Packed<T, V>(&columns)[3]) {
-                   const T* at = input + row * problem.width;
-                   columns[1] = inside ? load_packed<T, V>(at) : zero_packed<T, V>();
-                   if constexpr (Mode == Sides::aligned) {
-                     columns[0] = inside && x >= walk.rate ? load_packed<T, V>(at - walk.rate) : zero_packed<T, V>();
-                     columns[2] = inside && x + walk.rate < problem.width ? load_packed<T, V>(at + walk.rate)
-                                                                          : zero_packed<T, V>();
-                   } else {
-                     columns[0].value[0] = inside && x > 0 ? at[-1] : from_float<T>(0.0f);
-                     columns[2].value[V - 1] = inside && x + V < problem.width ? at[V] : from_float<T>(0.0f);
+        [&](int64_t row, bool inside, Packed<T, V>(&columns)[3]) {
+          const T* at = input + row * problem.width;
+          columns[1] = inside ? load_packed<T, V>(at) : zero_packed<T, V>();
+          if constexpr (Mode == Sides::aligned) {
+            columns[0] = inside && x >= walk.rate ? load_packed<T, V>(at - walk.rate) : zero_packed<T, V>();
+            columns[2] =
+                inside && x + walk.rate < problem.width ? load_packed<T, V>(at + walk.rate) : zero_packed<T, V>();
+          } else {
+            columns[0].value[0] = inside && x > 0 ? at[-1] : from_float<T>(0.0f);
+            columns[2].value[V - 1] = inside && x + V < problem.width ? at[V] : from_float<T>(0.0f);
 #pragma unroll
-                     for (int i = 1; i < V; ++i) {
-                       columns[0].value[i] = columns[1].value[i - 1];
-                       columns[2].value[i - 1] = columns[1].value[i];
-                     }
-                   }
-                 },
-                 [&](int64_t y, const float(&values)[V]) { store_packed<T, V>(output + y * problem.width, values); });
+            for (int i = 1; i < V; ++i) {
+              columns[0].value[i] = columns[1].value[i - 1];
+              columns[2].value[i - 1] = columns[1].value[i];
+            }
+          }
+        },
+        [&](int64_t y, const float(&values)[V]) { store_packed<T, V>(output + y * problem.width, values); });
   }
 };
 

@@ -22,7 +22,9 @@ template <typename S>
 class OutputRows {
  public:
   OutputRows(void* data, const OutputShape& shape, const RowKernels<S>& kernels, int64_t total_elements)
-      : data_(static_cast<char*>(data)), shape_(shape), kernels_(kernels),
+      : data_(static_cast<char*>(data)),
+        shape_(shape),
+        kernels_(kernels),
         large_(total_elements * size_of(shape.dtype) >= kStreamBytes) {}
 
   // Address of row y of a channel (NCHW), or of the row's first pixel at that channel (NHWC).

@@ -50,7 +50,7 @@ struct WalkPlan {
 // for vectors of pixels.
 template <int V, typename Columns, typename Fetch, typename Put>
 DEEPLAB_DEVICE void walk_down(const DepthwiseProblem& problem, const GpuWalk& walk, int64_t c, int channels,
-                                   const Fetch& fetch, const Put& put) {
+                              const Fetch& fetch, const Put& put) {
   const int64_t parameter = walk.rate_index * problem.channels + c;
   const float* weights = static_cast<const float*>(problem.weight) + parameter * 9;
   const float* scales = static_cast<const float*>(problem.scale) + parameter;

@@ -45,7 +45,7 @@ inline int64_t workers_of(int threads) {
 template <typename S>
 struct GroupParameters {
   Scratch<S> weight, scale, shift;  // weight: [k * k][blocks * width]
-  int64_t lanes;                        // blocks * width
+  int64_t lanes;                    // blocks * width
 
   void load(const DepthwiseProblem& problem, const RowKernels<S>& kernels, int rate_index, int64_t channel,
             int64_t count) {
@@ -56,7 +56,8 @@ struct GroupParameters {
     weight.resize(taps * lanes);
     for (int k = 0; k < taps; ++k) {
       const S* source = static_cast<const S*>(problem.weight) + first * taps + k;
-      spread(kernels, problem.layout, count, [&](int64_t c) { return source[c * taps]; }, &weight[k * lanes]);
+      spread(
+          kernels, problem.layout, count, [&](int64_t c) { return source[c * taps]; }, &weight[k * lanes]);
     }
     spread_channels(problem.scale, problem, kernels, first, count, S{1}, scale);
     spread_channels(problem.shift, problem, kernels, first, count, S{0}, shift);
@@ -69,12 +70,13 @@ struct GroupParameters {
     }
   }
 
-  void spread_channels(const void* values, const DepthwiseProblem& problem, const RowKernels<S>& kernels,
-                       int64_t first, int64_t count, S otherwise, Scratch<S>& target) const {
+  void spread_channels(const void* values, const DepthwiseProblem& problem, const RowKernels<S>& kernels, int64_t first,
+                       int64_t count, S otherwise, Scratch<S>& target) const {
     target.resize(lanes);
     const S* source = static_cast<const S*>(values);
-    spread(kernels, problem.layout, count,
-           [&](int64_t c) { return source == nullptr ? otherwise : source[first + c]; }, target.data());
+    spread(
+        kernels, problem.layout, count, [&](int64_t c) { return source == nullptr ? otherwise : source[first + c]; },
+        target.data());
   }
 };
 
@@ -110,7 +112,8 @@ void run_depthwise_planes(const DepthwiseProblem& problem, const RowKernels<S>& 
     for (int j = 0; j < k; ++j) {
       const int64_t offset = (j - k / 2) * problem.rate[r];
       columns[r].used[j] = last_x + offset >= 0 && offset < problem.width;
-      if (columns[r].used[j]) pad = std::max(pad, -offset), right = std::max(right, last_x + offset + 1 - problem.width);
+      if (columns[r].used[j])
+        pad = std::max(pad, -offset), right = std::max(right, last_x + offset + 1 - problem.width);
     }
     reach = std::max(reach, std::min<int64_t>(k / 2 * problem.rate[r], problem.height));
   }
@@ -173,7 +176,8 @@ void run_depthwise_planes(const DepthwiseProblem& problem, const RowKernels<S>& 
         borders[count++] = y_end;
         for (int i = 0; i < k; ++i) {
           const int64_t offset = (i - k / 2) * problem.rate[r];
-          const int64_t border = offset < 0 ? (-offset + stride - 1) / stride : (problem.height - offset - 1) / stride + 1;
+          const int64_t border =
+              offset < 0 ? (-offset + stride - 1) / stride : (problem.height - offset - 1) / stride + 1;
           if (offset < problem.height && border > y_begin && border < y_end) borders[count++] = border;
         }
         std::sort(borders, borders + count);
@@ -228,36 +232,36 @@ void run_depthwise_walks(const DepthwiseProblem& problem, const RowKernels<S>& k
 
   for_each_walk(problem, kernels, execution.threads, walks,
                 [&](int worker, int64_t image, int64_t channel, int64_t count, const Walk& walk, int64_t) {
-    WalkScratch<S>& own = scratch[worker];
-    own.rows.start(image, channel, count, walk.rate_index);
-    const int64_t group = channel * problem.rates + walk.rate_index;
-    if (group != own.group) own.parameters.load(problem, kernels, walk.rate_index, channel, count);
-    own.group = group;
-    const int64_t vectors = own.rows.vectors(), blocks = own.rows.blocks();
-    const int64_t block_stride = vectors * width;
-    own.packed.resize(blocks * block_stride);
-    own.weights.resize(blocks * all_taps * width);
-    int gathered_first = -1, gathered_count = -1;  // taps whose weights lie in own.weights
-    const int64_t image_of_rate = walk.rate_index * problem.batch + image;
-    for (int64_t i = 0; i < walk.count; ++i) {
-      const int64_t y = walk.first + i * walk.step;
-      Taps<S> taps = own.rows.taps(source, y);
-      if (taps.index[0] != gathered_first || taps.count != gathered_count) {
-        for (int64_t block = 0; block < blocks; ++block) {
-          own.parameters.gather(taps, width, block, &own.weights[block * all_taps * width]);
-        }
-        gathered_first = taps.index[0];
-        gathered_count = taps.count;
-      }
-      for (int64_t block = 0; block < blocks; ++block) {
-        kernels.combine(taps.run, &own.weights[block * all_taps * width], taps.count,
-                        &own.parameters.scale[block * width], &own.parameters.shift[block * width], low, high,
-                        own.packed.data() + block * block_stride, vectors, false);
-        for (int k = 0; k < taps.count; ++k) taps.run[k] += taps.block_stride;
-      }
-      own.output.store(image_of_rate, channel, count, y, own.packed.data(), block_stride);
-    }
-  });
+                  WalkScratch<S>& own = scratch[worker];
+                  own.rows.start(image, channel, count, walk.rate_index);
+                  const int64_t group = channel * problem.rates + walk.rate_index;
+                  if (group != own.group) own.parameters.load(problem, kernels, walk.rate_index, channel, count);
+                  own.group = group;
+                  const int64_t vectors = own.rows.vectors(), blocks = own.rows.blocks();
+                  const int64_t block_stride = vectors * width;
+                  own.packed.resize(blocks * block_stride);
+                  own.weights.resize(blocks * all_taps * width);
+                  int gathered_first = -1, gathered_count = -1;  // taps whose weights lie in own.weights
+                  const int64_t image_of_rate = walk.rate_index * problem.batch + image;
+                  for (int64_t i = 0; i < walk.count; ++i) {
+                    const int64_t y = walk.first + i * walk.step;
+                    Taps<S> taps = own.rows.taps(source, y);
+                    if (taps.index[0] != gathered_first || taps.count != gathered_count) {
+                      for (int64_t block = 0; block < blocks; ++block) {
+                        own.parameters.gather(taps, width, block, &own.weights[block * all_taps * width]);
+                      }
+                      gathered_first = taps.index[0];
+                      gathered_count = taps.count;
+                    }
+                    for (int64_t block = 0; block < blocks; ++block) {
+                      kernels.combine(taps.run, &own.weights[block * all_taps * width], taps.count,
+                                      &own.parameters.scale[block * width], &own.parameters.shift[block * width], low,
+                                      high, own.packed.data() + block * block_stride, vectors);
+                      for (int k = 0; k < taps.count; ++k) taps.run[k] += taps.block_stride;
+                    }
+                    own.output.store(image_of_rate, channel, count, y, own.packed.data(), block_stride);
+                  }
+                });
 }
 
 template <typename S, typename Source>

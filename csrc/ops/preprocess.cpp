@@ -22,8 +22,8 @@ void preprocess(const TensorView& images, const TensorView& output, const std::v
   for (int i : {1, 2}) {
     check(images.shape[i] >= 1 && images.shape[i] < (int64_t{1} << 31), "images: got shape ", shape_text(images),
           "; H and W must be at least 1");
-    check(output.shape[i + 1] >= 1 && output.shape[i + 1] < (int64_t{1} << 31), "out: got shape ",
-          shape_text(output), "; h and w must be at least 1");
+    check(output.shape[i + 1] >= 1 && output.shape[i + 1] < (int64_t{1} << 31), "out: got shape ", shape_text(output),
+          "; h and w must be at least 1");
   }
   check(mean.size() == 3, "mean: got ", mean.size(), " values, needs 3");
   check(std.size() == 3, "std: got ", std.size(), " values, needs 3");

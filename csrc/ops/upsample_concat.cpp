@@ -58,8 +58,7 @@ void upsample_concat(const TensorView& input, const TensorView& low, const Tenso
   check_same_device({{"x", &input}, {"low", &low}, {"out", &output}});
   UpsampleConcatProblem problem = check_concat(input, low, check_layout("out", output), align_corners);
   check_dtype("out", output, {problem.dtype});
-  check_shape("out", output,
-              {problem.batch, problem.channels + problem.low_channels, problem.height, problem.width},
+  check_shape("out", output, {problem.batch, problem.channels + problem.low_channels, problem.height, problem.width},
               "[N, C + C_low, H, W]");
   check(check_layout("out", output, problem.layout) == problem.layout, "out: must be laid out as x and low are");
   check_output({"out", &output}, {{"x", &input}, {"low", &low}});
@@ -108,8 +107,8 @@ void upsample_concat_gradient(const TensorView& dy, const TensorView& dx, bool a
 void upsample_concat_depthwise(const TensorView& input, const TensorView& low, const TensorView& weight,
                                const TensorView& scale, const TensorView& shift, const TensorView& output,
                                bool align_corners, const DepthwiseOptions& options, const Execution& execution) {
-  check_same_device({{"x", &input}, {"low", &low}, {"weight", &weight}, {"scale", &scale}, {"shift", &shift},
-                     {"out", &output}});
+  check_same_device(
+      {{"x", &input}, {"low", &low}, {"weight", &weight}, {"scale", &scale}, {"shift", &shift}, {"out", &output}});
   check(output.dims == 4 || output.dims == 5, "out: got shape ", shape_text(output), ", needs [N, C + C_low, H, W]");
   const Layout preferred = check_layout("out", output.dims == 5 ? output.slice(0) : output);
   const UpsampleConcatProblem concat = check_concat(input, low, preferred, align_corners);

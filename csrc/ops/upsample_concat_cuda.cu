@@ -2,10 +2,10 @@
 // upsample_concat, its gradient, and upsample_concat feeding a 3x3 depthwise convolution, on the GPU.
 //
 // upsample_concat: one thread an output vector, 4 loads from cache and one store of 16 bytes.
-// upsample_concat_depthwise: the walk of depthwise_walk.cuh over rows that are interpolated as they are needed. A thread
-// keeps the two source rows of its three columns, resized along x; upsampling by 2 it meets a new source row every
-// second output row, so an output vector costs 3 loads. 128 x 256 x 512 -> 256 x 512 x 560 fp16: 193 MB = 45 us at
-// 4.3 TB/s; about 20 instructions an element = 50 us of issue slots: as much bound by arithmetic as by memory.
+// upsample_concat_depthwise: the walk of depthwise_walk.cuh over rows that are interpolated as they are needed. A
+// thread keeps the two source rows of its three columns, resized along x; upsampling by 2 it meets a new source row
+// every second output row, so an output vector costs 3 loads. 128 x 256 x 512 -> 256 x 512 x 560 fp16: 193 MB = 45 us
+// at 4.3 TB/s; about 20 instructions an element = 50 us of issue slots: as much bound by arithmetic as by memory.
 // Gradient: every input pixel gathers the outputs that read it, in a fixed order.
 #include "common/launch.cuh"
 #include "common/position.h"
@@ -55,15 +55,14 @@ struct ConcatNhwc {
     T* target = static_cast<T*>(problem.output) + (row * problem.width + x) * all + c;
     float values[V];
     if (c >= problem.channels) {
-      const Packed<T, V> packed = load_packed<T, V>(static_cast<const T*>(problem.low) +
-                                                    (row * problem.width + x) * problem.low_channels + c -
-                                                    problem.channels);
+      const Packed<T, V> packed = load_packed<T, V>(
+          static_cast<const T*>(problem.low) + (row * problem.width + x) * problem.low_channels + c - problem.channels);
 #pragma unroll
       for (int v = 0; v < V; ++v) values[v] = to_float(packed.value[v]);
     } else {
       const Position py = position_of(axes.y, y), px = position_of(axes.x, x);
-      const T* source = static_cast<const T*>(problem.input) +
-                        image * problem.in_height * problem.in_width * problem.channels + c;
+      const T* source =
+          static_cast<const T*>(problem.input) + image * problem.in_height * problem.in_width * problem.channels + c;
       const auto at = [&](int64_t in_y, int64_t in_x) {
         return load_packed<T, V>(source + (in_y * problem.in_width + in_x) * problem.channels);
       };
@@ -90,9 +89,7 @@ struct ConcatNchw {
 
   __host__ __device__ int64_t vectors() const { return problem.height * (problem.width / V); }
   __host__ __device__ int64_t blocks_per_plane() const { return (vectors() + threads - 1) / threads; }
-  int64_t blocks() const {
-    return problem.batch * (problem.channels + problem.low_channels) * blocks_per_plane();
-  }
+  int64_t blocks() const { return problem.batch * (problem.channels + problem.low_channels) * blocks_per_plane(); }
 
   DEEPLAB_DEVICE void operator()(uint32_t block, int thread) const {
     const uint32_t per_plane = static_cast<uint32_t>(blocks_per_plane());
@@ -109,14 +106,14 @@ struct ConcatNchw {
     float values[V];
     if (c >= problem.channels) {
       const int64_t low_plane = image * problem.low_channels + c - problem.channels;
-      const Packed<T, V> packed = load_packed<T, V>(static_cast<const T*>(problem.low) +
-                                                    low_plane * problem.height * problem.width + at);
+      const Packed<T, V> packed =
+          load_packed<T, V>(static_cast<const T*>(problem.low) + low_plane * problem.height * problem.width + at);
 #pragma unroll
       for (int v = 0; v < V; ++v) values[v] = to_float(packed.value[v]);
     } else {
       const Position py = position_of(axes.y, y);
-      const T* plane_start = static_cast<const T*>(problem.input) +
-                             (image * problem.channels + c) * problem.in_height * problem.in_width;
+      const T* plane_start =
+          static_cast<const T*>(problem.input) + (image * problem.channels + c) * problem.in_height * problem.in_width;
       const T* low_row = plane_start + py.low * problem.in_width;
       const T* high_row = plane_start + py.high * problem.in_width;
       const auto column = [&](int64_t in_x) {
@@ -293,13 +290,10 @@ struct ConcatDepthwise {
   // NHWC: blocks are tiles of columns by tiles of channels; NCHW: threads over columns and walks of a plane.
   __host__ __device__ int64_t column_tiles() const { return (problem.width + kPixels - 1) / kPixels; }
   __host__ __device__ int64_t channel_tiles() const { return (problem.channels + kLanes * V - 1) / (kLanes * V); }
-  __host__ __device__ int64_t blocks_per_plane() const {
-    return (problem.width * walks.total + threads - 1) / threads;
-  }
+  __host__ __device__ int64_t blocks_per_plane() const { return (problem.width * walks.total + threads - 1) / threads; }
   int64_t blocks() const {
-    return problem.layout == Layout::nhwc
-               ? problem.batch * channel_tiles() * walks.total * column_tiles()
-               : problem.batch * problem.channels * blocks_per_plane();
+    return problem.layout == Layout::nhwc ? problem.batch * channel_tiles() * walks.total * column_tiles()
+                                          : problem.batch * problem.channels * blocks_per_plane();
   }
 
   DEEPLAB_DEVICE void operator()(uint32_t block, int thread) const {

@@ -27,8 +27,8 @@ void upsample_labels(const TensorView& logits, const TensorView& labels, const T
         shape_text(logits), "; h and w must be below 2^31");
   check(problem.channels < std::numeric_limits<int32_t>::max(), "logits: too many classes (", problem.channels, ")");
   check_dtype("labels", labels, {DType::uint8, DType::int32});
-  check(labels.dtype == DType::int32 || problem.channels <= kMaxUint8Classes, "labels: uint8 holds ",
-        kMaxUint8Classes, " classes, logits have ", problem.channels, "; pass an int32 array");
+  check(labels.dtype == DType::int32 || problem.channels <= kMaxUint8Classes, "labels: uint8 holds ", kMaxUint8Classes,
+        " classes, logits have ", problem.channels, "; pass an int32 array");
   check(labels.dims == 3 && labels.shape[0] == problem.batch, "labels: got shape ", shape_text(labels),
         ", needs [N, H, W] with the N of logits, ", problem.batch);
   check(labels.shape[1] >= 1 && labels.shape[2] >= 1, "labels: got shape ", shape_text(labels),

@@ -24,7 +24,7 @@ struct UpsampleLabelsProblem {
   const void* logits;       // [batch, channels, in_height, in_width]
   uint8_t* labels_uint8;    // [batch, height, width]; exactly one of the two is set
   int32_t* labels_int32;
-  float* scores;            // [batch, height, width] or nullptr
+  float* scores;  // [batch, height, width] or nullptr
 };
 
 // labels [N, H, W] uint8 (up to 256 classes) or int32; scores float32 [N, H, W] or no data; `via` (0, 0): one resize.

@@ -79,9 +79,7 @@ struct UpsampleLabels {
   UpsampleLabelsProblem problem;
 
   __host__ __device__ int64_t groups() const { return (problem.width + kPixels - 1) / kPixels; }
-  __host__ __device__ int64_t blocks_per_image() const {
-    return (groups() * problem.height + threads - 1) / threads;
-  }
+  __host__ __device__ int64_t blocks_per_image() const { return (groups() * problem.height + threads - 1) / threads; }
   int64_t blocks() const { return problem.batch * blocks_per_image(); }
 
   DEEPLAB_DEVICE void operator()(uint32_t block, int thread) const {
@@ -94,8 +92,8 @@ struct UpsampleLabels {
     const bool nhwc = problem.layout == Layout::nhwc;
     const int64_t column = nhwc ? problem.channels : 1, row = problem.in_width * column;
     const int64_t next_class = nhwc ? 1 : problem.in_height * problem.in_width;
-    const T* logits = static_cast<const T*>(problem.logits) +
-                      image * problem.channels * problem.in_height * problem.in_width;
+    const T* logits =
+        static_cast<const T*>(problem.logits) + image * problem.channels * problem.in_height * problem.in_width;
 
     const AxisTaps<kTaps> rows = taps_of<Two>(problem.y, problem.via_y, y);
     int64_t line[kTaps];

@@ -34,13 +34,15 @@ template <typename S>
 class ConcatLines {
  public:
   ConcatLines(const UpsampleConcatProblem& problem, const Execution& execution)
-      : problem_(problem), kernels_(row_kernels_for<S>(execution.instruction_set)),
+      : problem_(problem),
+        kernels_(row_kernels_for<S>(execution.instruction_set)),
         wide_(upsample_kernels_for(execution.instruction_set)),
         y_(positions_of<S>(resize_axis(problem.in_height, problem.height, problem.align_corners))),
         x_(positions_of<S>(resize_axis(problem.in_width, problem.width, problem.align_corners))),
         input_problem_(lines_problem(problem, problem.channels, problem.in_height, problem.in_width)),
         low_problem_(lines_problem(problem, problem.low_channels, problem.height, problem.width)),
-        input_(problem.input, input_problem_, kernels_), low_(problem.low, low_problem_, kernels_) {
+        input_(problem.input, input_problem_, kernels_),
+        low_(problem.low, low_problem_, kernels_) {
     std::vector<int32_t> index;
     std::vector<float> weight;
     for (const LinePosition<S>& p : x_) {
@@ -57,8 +59,8 @@ class ConcatLines {
 
   // Writes row y of channels [channel, channel + count) of the concatenation: in NCHW (count 1) `width` values, in NHWC
   // `count` values a pixel, `pixel_stride` apart. `past_caches` needs every pixel aligned to a vector.
-  void fill(int64_t image, int64_t channel, int64_t count, int64_t y, S* target, int64_t pixel_stride,
-            bool past_caches, Own& scratch) const {
+  void fill(int64_t image, int64_t channel, int64_t count, int64_t y, S* target, int64_t pixel_stride, bool past_caches,
+            Own& scratch) const {
     const int64_t upsampled = std::clamp<int64_t>(problem_.channels - channel, 0, count);
     if (upsampled > 0) fill_upsampled(image, channel, upsampled, y, target, pixel_stride, past_caches, scratch);
     if (upsampled == count) return;
@@ -123,8 +125,8 @@ class ConcatLines {
     }
     for (int64_t x = 0; x < problem_.width; ++x) {
       const LinePosition<S>& column = x_[x];
-      kernels_.lerp(&scratch.combined[column.low * count], &scratch.combined[column.high * count],
-                    column.fraction, target + x * pixel_stride, count, past_caches);
+      kernels_.lerp(&scratch.combined[column.low * count], &scratch.combined[column.high * count], column.fraction,
+                    target + x * pixel_stride, count, past_caches);
     }
   }
 
