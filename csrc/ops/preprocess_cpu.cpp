@@ -37,7 +37,11 @@ void widen(const uint8_t* pixels, [[maybe_unused]] int64_t width, const std::vec
   // Four bytes of a pixel at once; the row's last pixel has no fourth byte to read.
   const auto load = [&](int32_t x) {
     int32_t bytes = 0;
-    std::memcpy(&bytes, pixels + x * 3, x + 1 < width ? 4 : 3);
+    if (x + 1 < width) {
+      std::memcpy(&bytes, pixels + x * 3, 4);  // of a constant size: a plain load
+    } else {
+      std::memcpy(&bytes, pixels + x * 3, 3);
+    }
     return _mm_cvtsi32_si128(bytes);
   };
   const __m128i zero = _mm_setzero_si128();
