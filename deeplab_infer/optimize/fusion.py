@@ -46,7 +46,7 @@ class FusionReport:
         return "\n".join(lines) if lines else "nothing to fuse"
 
 
-def fuse(model: Network) -> FusionReport:
+def fuse(model: Network, *, backbone: bool = True) -> FusionReport:
     """Let a network run on the fused kernels, in place, wherever it can.
 
     Atrous depthwise convolutions with their normalisation and activation, the depthwise convolutions of an ASPP over
@@ -58,6 +58,8 @@ def fuse(model: Network) -> FusionReport:
 
     Args:
         model: a `DeepLab`, or any module made of its blocks; float32, float16, bfloat16 or float64.
+        backbone: False leaves what is under ``model.backbone`` to torch, whose own kernels train small atrous rates
+            faster on a CPU.
 
     Returns:
         What was fused, and what was not and why.
@@ -65,6 +67,9 @@ def fuse(model: Network) -> FusionReport:
     fused: list[FusedPart] = []
     left: list[FusedPart] = []
     for name, module, part in list(_parts(model)):
+        if not backbone and name.partition(".")[0] == "backbone":
+            module.fused = False  # type: ignore[assignment]
+            continue
         module.fused = not part.reason  # type: ignore[assignment]
         (left if part.reason else fused).append(FusedPart(name, part.kernel, part.reason))
     return FusionReport(tuple(fused), tuple(left))

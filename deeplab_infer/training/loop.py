@@ -40,7 +40,7 @@ class TrainOptions:
         warmup: steps over which the learning rate rises from 0.
         seed: of weights, order, crops and dropout.
         device: torch device.
-        fused: train through the fused kernels.
+        fused: train through the fused kernels; on a CPU those of the head, because the backbone is faster in torch.
     """
 
     iterations: int = 2000
@@ -112,7 +112,11 @@ def train(
     device = torch.device(options.device)
     model.to(device).train()
     if options.fused:
-        for part in fuse(model).left:
+        # MobileNetV2's backbone trained 1.3 to 1.5 times slower through our CPU kernels, the head 1.1 times faster.
+        on_cpu = device.type == "cpu"
+        if on_cpu:
+            _log.info("training on a CPU: the head runs fused, the backbone on plain torch")
+        for part in fuse(model, backbone=not on_cpu).left:
             _log.warning("%s trains on plain torch: %s", part.name, part.reason)
     else:
         unfuse(model)

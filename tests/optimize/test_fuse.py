@@ -98,6 +98,15 @@ def test_what_cannot_be_fused_is_left_with_a_reason(change, reason):
     assert not block[0].fused
 
 
+def test_the_backbone_can_be_left_to_torch():
+    model = make_network()
+    assert [part.name for part in fuse(model, backbone=False).fused] == ["aspp", "decoder", "decoder.convs.1.depthwise"]
+    assert not any(getattr(module, "fused", False) for module in model.backbone.modules())
+    assert len(fuse(model).fused) == 20
+    fuse(model, backbone=False)
+    assert not any(getattr(module, "fused", False) for module in model.backbone.modules())
+
+
 def test_branches_that_differ_are_left():
     model = make_network()
     model.aspp.branches[2].depthwise.bn.eps = 0.5
