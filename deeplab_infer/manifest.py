@@ -32,13 +32,17 @@ class Manifest:
             ``"float"``: float32 [N, 3, H, W], already normalised, channels in the config's order.
         output_kind: ``"logits"``: output ``logits`` is float32 [N, C, h, w] at the network's stride;
             ``"labels"``: output ``labels`` is uint8 (int32 beyond 256 classes) [N, H, W] at the input's size.
-        precision: of the weights and activations: ``"fp32"`` or ``"fp16"``.
+        precision: of the weights and activations: ``"fp32"``, ``"tf32"``, ``"fp16"``, ``"bf16"``, ``"int8"`` or
+            ``"fp8"``.
         opset: ONNX operator set.
         batch, height, width: what the input accepts, as (min, typical, max); all equal where fixed.
         checkpoint_sha256: of the file that the weights came from; None for random weights.
         checkpoint_source: where that file was.
         tools: versions that made the file.
         report: summary of the verification, or None where it was not verified.
+        rest: type of the layers that an eight-bit graph does not quantise; None for other precisions.
+        kept_layers: layers in higher precision than ``precision`` says.
+        calibration: images and method that eight-bit scales come from; None for other precisions.
     """
 
     config: ModelConfig
@@ -53,6 +57,9 @@ class Manifest:
     checkpoint_source: str = ""
     tools: dict[str, str] = field(default_factory=dict)
     report: dict[str, Any] | None = None
+    rest: str | None = None
+    kept_layers: tuple[str, ...] = ()
+    calibration: dict[str, Any] | None = None
     schema_version: int = SCHEMA_VERSION
 
     def to_json(self) -> str:
@@ -77,6 +84,7 @@ class Manifest:
                 )
             for name in ("batch", "height", "width"):
                 values[name] = tuple(int(value) for value in values[name])
+            values["kept_layers"] = tuple(values.get("kept_layers", ()))
             values["config"] = ModelConfig.from_dict(values["config"])
             return cls(**values)
         except (ValueError, KeyError, TypeError, ConfigError) as error:

@@ -41,17 +41,23 @@ class OnnxRuntimeRunner:
 
 def open_file(path: Path, device: str, threads: int | None) -> OnnxRuntimeRunner:
     """Load an exported file; ``device`` is ``"auto"`` (CUDA where it works, else the CPU), ``"cpu"`` or ``"cuda"``."""
-    manifest = read_onnx_manifest(path)
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3
-    if threads is not None:
-        options.intra_op_num_threads = threads
+    return _open(str(path), read_onnx_manifest(path), str(path), device, threads)
+
+
+def open_bytes(data: bytes, manifest: Manifest) -> OnnxRuntimeRunner:
+    """Load a serialised graph on the CPU."""
+    return _open(data, manifest, "the graph", "cpu", None)
+
+
+def _open(
+    source: str | bytes, manifest: Manifest, label: str, device: str, threads: int | None
+) -> OnnxRuntimeRunner:
     kind = _choose(device)
     providers = [_PROVIDERS[kind]] if kind == "cpu" else [_PROVIDERS["cuda"], _PROVIDERS["cpu"]]
     try:
-        session = onnxruntime.InferenceSession(str(path), options, providers=providers)
+        session = onnxruntime.InferenceSession(source, _options(manifest, threads), providers=providers)
     except Exception as error:
-        raise ModelFileError(f"{path}: ONNX Runtime cannot load it: {_first_line(error)}") from error
+        raise ModelFileError(f"{label}: ONNX Runtime cannot load it: {_first_line(error)}") from error
     used = session.get_providers()[0]
     if used != _PROVIDERS[kind]:
         if device != "auto":
@@ -62,6 +68,20 @@ def open_file(path: Path, device: str, threads: int | None) -> OnnxRuntimeRunner
         _log.warning("ONNX Runtime could not start its CUDA provider and runs on the CPU")
         kind = "cpu"
     return OnnxRuntimeRunner(session, manifest, kind if kind == "cpu" else "cuda:0")
+
+
+def _options(manifest: Manifest, threads: int | None) -> onnxruntime.SessionOptions:
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    if threads is not None:
+        options.intra_op_num_threads = threads
+    if manifest.precision in ("int8", "fp8"):
+        # Our Q/DQ stand where TensorRT fuses them; ONNX Runtime's fusions make invalid graphs of some of them.
+        options.add_session_config_entry("session.disable_quant_qdq", "1")
+        _log.info("ONNX Runtime computes this %s model in floating point, with eight-bit values", manifest.precision)
+    if manifest.precision == "fp8":
+        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    return options
 
 
 def _choose(device: str) -> str:

@@ -15,7 +15,6 @@ from deeplab_infer.models.blocks import resize
 from deeplab_infer.optimize import fold_batchnorm, unfuse
 
 MAX_UINT8_CLASSES = 256
-PRECISIONS = ("fp32", "fp16")
 
 Range = tuple[int, int, int]
 
@@ -27,23 +26,17 @@ class Signature:
     Attributes:
         input: ``"uint8"`` [N, H, W, 3] RGB, normalised inside, or ``"float"`` [N, 3, H, W], normalised outside.
         output: ``"logits"`` at the network's stride, or ``"labels"`` at the input's size.
-        precision: ``"fp32"`` or ``"fp16"``; inputs and outputs keep their types either way.
         batch, height, width: (min, typical, max); equal values fix the dimension in the graph.
     """
 
     input: str = "uint8"
     output: str = "logits"
-    precision: str = "fp32"
     batch: Range = (1, 1, 8)
     height: Range = (1, 512, 8192)
     width: Range = (1, 1024, 8192)
 
     def __post_init__(self) -> None:
-        for name, allowed in (
-            ("input", ("uint8", "float")),
-            ("output", ("logits", "labels")),
-            ("precision", PRECISIONS),
-        ):
+        for name, allowed in (("input", ("uint8", "float")), ("output", ("logits", "labels"))):
             if getattr(self, name) not in allowed:
                 raise ExportError(f"{name} {getattr(self, name)!r} is not one of {', '.join(map(repr, allowed))}")
         for name in ("batch", "height", "width"):
@@ -60,10 +53,9 @@ class Signature:
 
 
 class DeploymentGraph(nn.Module):
-    """A network with its input normalisation and, on request, resize and argmax.
+    """A network in float32 with its input normalisation and, on request, resize and argmax.
 
-    Batch normalisation is folded; BGR networks get RGB pixels through a swapped first kernel. In fp16 the
-    normalisation of the 0..255 pixels, the sum of the image pooling and the final resize stay float32.
+    Batch normalisation is folded; BGR networks get RGB pixels through a swapped first kernel.
     """
 
     def __init__(self, model: DeepLab, signature: Signature) -> None:
@@ -81,16 +73,14 @@ class DeploymentGraph(nn.Module):
         self.std: Tensor
         self.register_buffer("mean", mean)
         self.register_buffer("std", std)
-        self.network = network.half() if signature.precision == "fp16" else network
+        self.network = network
 
     def forward(self, image: Tensor) -> Tensor:
         """``image`` to ``logits`` or ``labels``, as the signature says."""
         x = image
         if self.signature.input == "uint8":
             x = ((image.to(torch.float32) - self.mean) / self.std).permute(0, 3, 1, 2)
-        if self.signature.precision == "fp16":
-            x = x.to(torch.float16)
-        logits = self.network(x).to(torch.float32)
+        logits: Tensor = self.network(x)
         if self.signature.output == "logits":
             return logits
         size = image.shape[1:3] if self.signature.input == "uint8" else image.shape[2:4]

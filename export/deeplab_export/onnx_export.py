@@ -8,11 +8,13 @@ import logging
 import os
 import platform
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Collection, Iterator
 from typing import Any
 
+import numpy as np
 import onnx
 import torch
+from numpy.typing import NDArray
 from onnx import shape_inference
 
 from deeplab_infer import __version__
@@ -20,10 +22,14 @@ from deeplab_infer.errors import ExportError
 from deeplab_infer.files import atomic_write
 from deeplab_infer.manifest import METADATA_KEY, Manifest
 from deeplab_infer.models import DeepLab
+from deeplab_infer.preprocess import normalise
 
+from .calibration import Calibration, calibrate, calibration_images, fit_images
+from .convert import convert
 from .graph import DeploymentGraph, Range, Signature
+from .precision import Precision, choose_precision
 
-OPSETS = (18, 19, 20, 21)
+OPSETS = (18, 19, 20, 21, 22)
 _MAX_BYTES = 2_000_000_000  # protobuf's limit, with room for the graph
 _log = logging.getLogger(__name__)
 
@@ -35,6 +41,9 @@ def export_onnx(
     input: str = "uint8",
     output: str = "logits",
     precision: str = "fp32",
+    rest: str = "fp32",
+    keep: Collection[str] = (),
+    calibration: Calibration | None = None,
     batch: int | Range = (1, 1, 8),
     height: int | Range = (1, 512, 8192),
     width: int | Range = (1, 1024, 8192),
@@ -49,9 +58,13 @@ def export_onnx(
             ``image`` float32 [N, 3, H, W], normalised, in the config's channel order.
         output: ``"logits"``: float32 [N, C, h, w] at the network's stride; ``"labels"``: uint8 [N, H, W], int32
             beyond 256 classes.
-        precision: ``"fp32"``, or ``"fp16"`` with explicit float16 weights; inputs and outputs keep their types.
+        precision: one of `deeplab_export.precision.PRECISIONS`, explicit in the graph; inputs and outputs keep their
+            types. ``"tf32"`` is the float32 graph and tells GPUs that they may round factors to 10 bits.
+        rest: type of the layers that an eight-bit graph does not quantise: ``"fp32"`` or ``"fp16"``.
+        keep: layers in higher precision (`deeplab_export.quantize.layers` names them).
+        calibration: images and method for eight bits; by default 32 generated streets.
         batch, height, width: one size fixes the dimension, (min, typical, max) leaves it open.
-        opset: ONNX operator set, 18 to 21.
+        opset: ONNX operator set, 18 to 22; a precision may need a later one.
 
     Returns:
         The manifest that is also in the file, under the metadata key ``deeplab_infer``.
@@ -60,25 +73,90 @@ def export_onnx(
         ExportError: an unknown option, or a graph that fails ONNX's own checks.
         OSError: the file cannot be written.
     """
-    if opset not in OPSETS:
-        raise ExportError(f"opset {opset} is not one of {', '.join(map(str, OPSETS))}")
-    signature = Signature(input, output, precision, _range(batch), _range(height), _range(width))
-    manifest = Manifest(
-        config=model.config,
-        input_kind=input,
-        output_kind=output,
-        precision=precision,
-        opset=opset,
-        batch=signature.batch,
-        height=signature.height,
-        width=signature.width,
-        checkpoint_sha256=model.checkpoint_sha256,
-        checkpoint_source=model.checkpoint_source or "random weights",
-        tools=_tools(),
-    )
-    exported = to_onnx(DeploymentGraph(model, signature), opset)
-    write_onnx(exported, path, manifest)
-    return manifest
+    signature = Signature(input, output, _range(batch), _range(height), _range(width))
+    traced = TracedNetwork(model, signature, opset, calibration)
+    return traced.write(path, choose_precision(precision, rest), keep)
+
+
+class TracedNetwork:
+    """A network traced once, to be written in any precision.
+
+    Attributes:
+        model: the torch network.
+        signature: inputs and outputs.
+        graph: float32 ONNX graph without manifest.
+    """
+
+    def __init__(
+        self, model: DeepLab, signature: Signature, opset: int = 18, calibration: Calibration | None = None
+    ) -> None:
+        """Trace a network.
+
+        Raises:
+            ExportError: an unknown opset, or a graph that fails ONNX's own checks.
+        """
+        if opset not in OPSETS:
+            raise ExportError(f"opset {opset} is not one of {', '.join(map(str, OPSETS))}")
+        self.model = model
+        self.signature = signature
+        self.graph = to_onnx(DeploymentGraph(model, signature), opset)
+        self._calibration = calibration or Calibration()
+        self._magnitudes: dict[str, float] | None = None
+
+    def convert(self, precision: Precision, keep: Collection[str] = ()) -> onnx.ModelProto:
+        """The graph in a precision, checked; calibrated at the first eight-bit one."""
+        magnitudes = self.magnitudes() if precision.eight_bits is not None else None
+        converted = convert(self.graph, precision, magnitudes=magnitudes, keep=keep)
+        if converted.graph.node != self.graph.graph.node:
+            _check(converted)
+        return converted
+
+    def magnitudes(self, progress: Callable[[int], None] | None = None) -> dict[str, float]:
+        """Reach of the activations on the calibration images; measured once."""
+        if self._magnitudes is None:
+            self._magnitudes = calibrate(
+                self.graph, self._inputs(), self._calibration.method, self._calibration.percentile, progress
+            )
+        return self._magnitudes
+
+    def manifest(self, precision: Precision, keep: Collection[str], opset: int) -> Manifest:
+        """What a file of this network promises."""
+        config, signature = self.model.config, self.signature
+        return Manifest(
+            config=config,
+            input_kind=signature.input,
+            output_kind=signature.output,
+            precision=precision.name,
+            rest=precision.rest,
+            kept_layers=tuple(keep),
+            calibration=self._calibration.to_dict() if precision.eight_bits is not None else None,
+            opset=opset,
+            batch=signature.batch,
+            height=signature.height,
+            width=signature.width,
+            checkpoint_sha256=self.model.checkpoint_sha256,
+            checkpoint_source=self.model.checkpoint_source or "random weights",
+            tools=_tools(),
+        )
+
+    def write(self, path: str | os.PathLike[str], precision: Precision, keep: Collection[str] = ()) -> Manifest:
+        """Write the graph in a precision, with its manifest inside."""
+        converted = self.convert(precision, keep)
+        manifest = self.manifest(precision, keep, opset_of(converted))
+        write_onnx(converted, path, manifest)
+        return manifest
+
+    def _inputs(self) -> list[NDArray[Any]]:
+        """Calibration images as inputs of the graph."""
+        signature, config = self.signature, self.model.config
+        typical = (signature.height[1], signature.width[1])
+        images = fit_images(
+            calibration_images(self._calibration.source, self._calibration.count, typical),
+            config.test_scale,
+            ((signature.height[0], signature.height[2]), (signature.width[0], signature.width[2])),
+        )
+        batches = [np.repeat(image[None], signature.batch[0], axis=0) for image in images]
+        return [normalise(batch, config) for batch in batches] if signature.input == "float" else list(batches)
 
 
 def to_onnx(graph: DeploymentGraph, opset: int) -> onnx.ModelProto:
@@ -103,8 +181,14 @@ def to_onnx(graph: DeploymentGraph, opset: int) -> onnx.ModelProto:
     assert program is not None
     model = program.model_proto
     _tidy(model, graph)
-    _check(model, graph, opset)
+    _check(model)
+    _check_signature(model, graph, opset)
     return model
+
+
+def opset_of(model: onnx.ModelProto) -> int:
+    """The version of the standard operators that a graph uses."""
+    return next(int(entry.version) for entry in model.opset_import if entry.domain in ("", "ai.onnx"))
 
 
 def write_onnx(model: onnx.ModelProto, path: str | os.PathLike[str], manifest: Manifest) -> None:
@@ -144,14 +228,16 @@ def _tidy(model: onnx.ModelProto, graph: DeploymentGraph) -> None:
         del value.metadata_props[:]
 
 
-def _check(model: onnx.ModelProto, graph: DeploymentGraph, opset: int) -> None:
+def _check(model: onnx.ModelProto) -> None:
     try:
         onnx.checker.check_model(model, full_check=True)
         shape_inference.infer_shapes(model, check_type=True, strict_mode=True, data_prop=True)
     except (onnx.checker.ValidationError, shape_inference.InferenceError) as error:
         raise ExportError(f"the exported graph fails ONNX's checks: {error}") from error
-    found = next(entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx"))
-    if found != opset:
+
+
+def _check_signature(model: onnx.ModelProto, graph: DeploymentGraph, opset: int) -> None:
+    if (found := opset_of(model)) != opset:
         raise ExportError(f"the exporter wrote opset {found} instead of {opset}; choose --opset {found}")
     dims = model.graph.input[0].type.tensor_type.shape.dim
     axes = (0, 1, 2) if graph.signature.input == "uint8" else (0, 2, 3)
