@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from time import perf_counter
 from types import TracebackType
@@ -16,11 +16,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .configs import ModelConfig
-from .errors import DeepLabError
+from .errors import DeepLabError, ImageError
 from .images import as_rgb
 from .ops.functional import upsample, upsample_argmax
 from .preprocess import Size, network_size, normalise, resize_image
 from .runtime.base import Runner
+from .runtime.gpu_array import GpuArray, as_gpu_pixels, is_gpu_array
 from .runtime.opening import open_runner
 from .runtime.tta import plan_passes, softmax
 from .runtime.windows import place_windows, slide
@@ -65,12 +66,15 @@ class Segmenter:
         flip: bool = False,
         threads: int | None = None,
         fused: bool = True,
+        contexts: int = 2,
+        cuda_graphs: bool = True,
     ) -> None:
         """Load a model.
 
         Args:
-            model: an exported ``.onnx`` file; or, with torch, a `DeepLab`, a checkpoint, or a config's name.
-            backend: ``"auto"``, ``"onnxruntime"``, ``"openvino"`` or ``"torch"``.
+            model: a TensorRT ``.engine`` or exported ``.onnx`` file; or, with torch, a `DeepLab`, a checkpoint, or a
+                config's name.
+            backend: ``"auto"``, ``"tensorrt"``, ``"onnxruntime"``, ``"openvino"`` or ``"torch"``.
             device: ``"auto"``, ``"cpu"`` or ``"cuda"``.
             color: channel order of ndarrays and tensors given to `predict`: ``"rgb"`` (default) or ``"bgr"``,
                 which is what ``cv2.imread`` returns. Files, bytes and PIL images know their own order.
@@ -80,6 +84,8 @@ class Segmenter:
             scales, flip: multi-scale and mirrored passes whose probabilities are averaged.
             threads: CPU threads of the backend and of our own kernels; None uses all.
             fused: let the torch backend run on the fused kernels.
+            contexts: calls that may run at once on an engine; each takes GPU memory.
+            cuda_graphs: let an engine's passes be replayed as CUDA graphs.
 
         Raises:
             BackendError: no such backend or device here.
@@ -88,7 +94,15 @@ class Segmenter:
         """
         self._threads = threads
         self._runner: Runner | None = None
-        runner = open_runner(model, backend=backend, device=device, threads=threads, fused=fused)
+        runner = open_runner(
+            model,
+            backend=backend,
+            device=device,
+            threads=threads,
+            fused=fused,
+            contexts=contexts,
+            cuda_graphs=cuda_graphs,
+        )
         self.config: ModelConfig = runner.manifest.config
         self.classes, self.palette = self.config.classes, self.config.palette
         self._color = color
@@ -122,7 +136,8 @@ class Segmenter:
         Args:
             image: a path, encoded bytes, a PIL image, an ndarray [H, W], [H, W, 3] or [H, W, 4] (uint8, uint16, or
                 float 0..1), a torch tensor [C, H, W], or a list of these. A list is run in batches where
-                neighbouring images have one size. Any size from one pixel.
+                neighbouring images have one size. Any size from one pixel. Engines also take uint8 [H, W, 3] RGB arrays
+                on their GPU (``__cuda_array_interface__``: CuPy, Numba, PyCUDA, torch), which are used in place.
             color: channel order of arrays and tensors for this call.
             scores: also give the softmax probability of each pixel's class.
             probabilities: also give the probabilities of all classes: C x H x W float32.
@@ -143,6 +158,35 @@ class Segmenter:
             return self._predict_list(image, color or self._color, wanted)
         return self._predict_one(image, color or self._color, wanted)
 
+    def predict_gpu(self, image: Any) -> GpuArray:
+        """Segment an image that is on the GPU and leave the labels there; nothing waits.
+
+        Args:
+            image: uint8 [H, W, 3] or [N, H, W, 3] RGB with ``__cuda_array_interface__``, on the engine's GPU; work is
+                enqueued on its stream.
+
+        Returns:
+            labels [H, W] or [N, H, W], uint8 up to 256 classes, else int32, in that stream.
+
+        Raises:
+            ImageError: another type, shape or layout.
+            DeepLabError: not an engine, or not whole mode without averaging.
+        """
+        runner = self._open()
+        if not hasattr(runner, "segment_gpu"):
+            raise DeepLabError(f"backend {runner.name!r} does not work on arrays on a GPU; open a TensorRT engine")
+        if not is_gpu_array(image):
+            raise ImageError(f"a {type(image).__name__} is not an array on a GPU; predict takes images in host memory")
+        if self._mode != "whole" or self._averaged:
+            raise DeepLabError("images on the GPU are segmented whole and once; copy them to the host for other modes")
+        pixels = as_gpu_pixels(image)
+        shape = (pixels.shape[1], pixels.shape[2])
+        size = self._network_size(*shape)
+        labels = runner.segment_gpu(pixels, size, shape, via=self._via(shape, size))
+        if len(image.__cuda_array_interface__["shape"]) == 3:
+            labels.shape = shape
+        return labels
+
     def describe(self) -> dict[str, Any]:
         """How this segmenter runs: backend, device, precision, mode, sizes; JSON-able."""
         runner = self._open()
@@ -159,6 +203,8 @@ class Segmenter:
         fusion = getattr(runner, "fusion", None)
         if runner.name == "torch":
             description["fused_kernels"] = 0 if fusion is None else len(fusion.fused)
+        if hasattr(runner, "cuda_graphs"):
+            description["cuda_graphs"] = runner.cuda_graphs
         if self._mode == "slide":
             description |= {"window": list(self._window or ()), "window_stride": list(self._stride or ())}
         return description
@@ -226,6 +272,8 @@ class Segmenter:
 
     def _predict_one(self, image: Any, color: str, wanted: _Wanted) -> Segmentation:
         started = perf_counter()
+        if is_gpu_array(image) and self._takes_gpu(image):
+            return self._predict_on_gpu(image, wanted, started)
         rgb = as_rgb(image, color)
         if self._mode == "whole" and not self._averaged:
             return self._predict_batch([rgb], [image], wanted, started)[0]
@@ -256,6 +304,25 @@ class Segmenter:
             extra,
         )
 
+    def _takes_gpu(self, image: Any) -> bool:
+        """Whether an array on a GPU is used there; torch's [C, H, W] tensors are copied to the host instead."""
+        runner, shape = self._open(), image.__cuda_array_interface__["shape"]
+        is_tensor = type(image).__module__.partition(".")[0] == "torch"
+        if is_tensor and (not hasattr(runner, "segment_gpu") or shape[-1] != 3):
+            _log.debug("the tensor is copied to host memory; engines use uint8 [H, W, 3] in place")
+            return False
+        return True
+
+    def _predict_on_gpu(self, image: Any, wanted: _Wanted, started: float) -> Segmentation:
+        if wanted.scores or wanted.probabilities:
+            raise DeepLabError("images on the GPU give labels only; copy them to the host for scores")
+        labels = self.predict_gpu(image).numpy()
+        if labels.ndim == 3:
+            raise ImageError("predict takes one image on the GPU at a time; predict_gpu takes batches")
+        done = perf_counter()
+        extra = {"network_input": list(self._network_size(*labels.shape)), "input": "in place on the GPU"}
+        return self._result(None, None, labels, None, None, (started, started, done, done), extra)
+
     def _predict_list(self, images: list[Any], color: str, wanted: _Wanted) -> list[Segmentation]:
         """Neighbours that enter the network at one size go in one batch."""
         if self._mode != "whole" or self._averaged:
@@ -266,20 +333,32 @@ class Segmenter:
         pixels: list[NDArray[np.uint8]] = []
         started = perf_counter()
         for image in images:
+            if is_gpu_array(image) and self._takes_gpu(image):
+                results += self._predict_batch(pixels, group, wanted, started) if group else []
+                results.append(self._predict_one(image, color, wanted))
+                group, pixels, started = [], [], perf_counter()
+                continue
             rgb = as_rgb(image, color)
-            size = self._network_size(*rgb.shape[:2])
-            if group and (len(group) == limit or size != self._network_size(*pixels[0].shape[:2])):
+            if group and (len(group) == limit or not self._same_batch(rgb, pixels[0])):
                 results += self._predict_batch(pixels, group, wanted, started)
                 group, pixels, started = [], [], perf_counter()
             group.append(image)
             pixels.append(rgb)
         return results + (self._predict_batch(pixels, group, wanted, started) if group else [])
 
+    def _same_batch(self, one: NDArray[np.uint8], other: NDArray[np.uint8]) -> bool:
+        """Whether two images enter the network together; a pass on the GPU ends at one size too."""
+        if hasattr(self._open(), "segment") and one.shape != other.shape:
+            return False
+        return self._network_size(*one.shape[:2]) == self._network_size(*other.shape[:2])
+
     def _predict_batch(
         self, pixels: list[NDArray[np.uint8]], images: list[Any], wanted: _Wanted, started: float
     ) -> list[Segmentation]:
         """Whole images that enter the network at one size."""
         size = self._network_size(*pixels[0].shape[:2])
+        if hasattr(self._open(), "segment") and self._one_pass(pixels[0].shape[:2], size, wanted):
+            return self._predict_in_one_pass(pixels, images, wanted, started, size)
         batch = np.stack([resize_image(rgb, size) for rgb in pixels])
         prepared = perf_counter()
         outputs = self._run(batch)
@@ -305,18 +384,54 @@ class Segmenter:
             ran = done
         return results
 
-    def _run(self, batch: NDArray[np.uint8]) -> NDArray[Any]:
-        """Through the network, in batches that it accepts; a fixed batch is filled up with the last image."""
-        runner = self._open()
-        low, _, high = runner.manifest.batch
-        outputs = []
+    def _one_pass(self, shape: tuple[int, ...], size: Size, wanted: _Wanted) -> bool:
+        """Whether the runner can go from pixels to labels by itself."""
+        labels_in_graph = self._open().manifest.output_kind == "labels"
+        return not wanted.probabilities and (not labels_in_graph or tuple(shape) == size)
+
+    def _predict_in_one_pass(
+        self, pixels: list[NDArray[np.uint8]], images: list[Any], wanted: _Wanted, started: float, size: Size
+    ) -> list[Segmentation]:
+        """Pixels in, labels out, everything between on the GPU."""
+        runner: Any = self._open()
+        shape = (pixels[0].shape[0], pixels[0].shape[1])
+        # With a float input the GPU resizes too; with a uint8 input the graph takes the pixels at the network's size.
+        batch = np.stack(
+            pixels if runner.manifest.input_kind == "float" else [resize_image(rgb, size) for rgb in pixels]
+        )
+        prepared = perf_counter()
+        found = [
+            (labels[:count], None if scores is None else scores[:count])
+            for part, count in self._parts(batch)
+            for labels, scores in [runner.segment(part, size, shape, via=self._via(shape, size), scores=wanted.scores)]
+        ]
+        ran = perf_counter()
+        labels = np.concatenate([part for part, _ in found])
+        scores = np.concatenate([part for _, part in found]) if wanted.scores else None
+        extra = {"network_input": list(size), "batch": len(pixels), "one_pass": True}
+        times = tuple(started + (t - started) / len(pixels) for t in (started, prepared, ran, ran))
+        return [
+            self._result(image, rgb, labels[i], None if scores is None else scores[i], None, times, extra)
+            for i, (image, rgb) in enumerate(zip(images, pixels, strict=True))
+        ]
+
+    def _parts(self, batch: NDArray[np.uint8]) -> Iterator[tuple[NDArray[np.uint8], int]]:
+        """Batches that the network accepts, each with its number of images; a fixed one is filled up with the last."""
+        low, _, high = self._open().manifest.batch
         for start in range(0, len(batch), high):
             part = batch[start : start + high]
             count = len(part)
             if count < low:
                 part = np.concatenate([part, np.repeat(part[-1:], low - count, axis=0)])
-            data = normalise(part, self.config) if runner.manifest.input_kind == "float" else part
-            outputs.append(runner.run(data)[:count])
+            yield part, count
+
+    def _run(self, batch: NDArray[np.uint8]) -> NDArray[Any]:
+        """Through the network, in batches that it accepts."""
+        runner = self._open()
+        floats = runner.manifest.input_kind == "float"
+        outputs = [
+            runner.run(normalise(part, self.config) if floats else part)[:count] for part, count in self._parts(batch)
+        ]
         return outputs[0] if len(outputs) == 1 else np.concatenate(outputs)
 
     def _slide_logits(self, image: NDArray[np.uint8]) -> tuple[NDArray[np.float32], int]:
@@ -382,7 +497,7 @@ class Segmenter:
     def _result(
         self,
         source: Any,
-        rgb: NDArray[np.uint8],
+        rgb: NDArray[np.uint8] | None,
         labels: NDArray[Any],
         scores: NDArray[np.float32] | None,
         probabilities: NDArray[np.float32] | None,

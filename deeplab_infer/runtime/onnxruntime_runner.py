@@ -49,9 +49,7 @@ def open_bytes(data: bytes, manifest: Manifest) -> OnnxRuntimeRunner:
     return _open(data, manifest, "the graph", "cpu", None)
 
 
-def _open(
-    source: str | bytes, manifest: Manifest, label: str, device: str, threads: int | None
-) -> OnnxRuntimeRunner:
+def _open(source: str | bytes, manifest: Manifest, label: str, device: str, threads: int | None) -> OnnxRuntimeRunner:
     kind = _choose(device)
     providers = [_PROVIDERS[kind]] if kind == "cpu" else [_PROVIDERS["cuda"], _PROVIDERS["cpu"]]
     try:

@@ -10,8 +10,10 @@ import os
 from pathlib import Path
 from typing import Any
 
+from ..engine_manifest import ENGINE_SUFFIXES
 from ..errors import BackendError, ModelFileError
 from .base import Runner
+from .tensorrt_flavour import FLAVOURS
 
 _log = logging.getLogger(__name__)
 
@@ -20,27 +22,38 @@ _FILE_BACKENDS = {
     "onnxruntime": (".onnxruntime_runner", "onnxruntime", "onnxruntime"),
     "openvino": (".openvino_runner", "openvino", "openvino"),
 }
-BACKENDS = ("auto", *_FILE_BACKENDS, "torch")
-_ENGINE_SUFFIXES = (".engine", ".plan", ".trt")
+BACKENDS = ("auto", *_FILE_BACKENDS, "tensorrt", "torch")
 
 
 def available_backends() -> list[str]:
     """Backends whose package is installed."""
-    packages = {name: package for name, (_, package, _) in _FILE_BACKENDS.items()} | {"torch": "torch"}
-    return [name for name, package in packages.items() if importlib.util.find_spec(package) is not None]
+    packages = {name: [package] for name, (_, package, _) in _FILE_BACKENDS.items()}
+    packages |= {"tensorrt": list(FLAVOURS), "torch": ["torch"]}
+    return [name for name, any_of in packages.items() if any(importlib.util.find_spec(one) for one in any_of)]
 
 
 def open_runner(
-    model: Any, *, backend: str = "auto", device: str = "auto", threads: int | None = None, fused: bool = True
+    model: Any,
+    *,
+    backend: str = "auto",
+    device: str = "auto",
+    threads: int | None = None,
+    fused: bool = True,
+    contexts: int = 2,
+    cuda_graphs: bool = True,
 ) -> Runner:
     """Load a model on a backend.
 
     Args:
-        model: an exported ``.onnx`` file; or, for torch, a `DeepLab` network, a checkpoint, or a config's name.
-        backend: ``"auto"`` takes the first installed of onnxruntime, openvino for a file, torch for a network.
+        model: an exported ``.onnx`` file or TensorRT ``.engine``; or, for torch, a `DeepLab` network, a checkpoint, or
+            a config's name.
+        backend: ``"auto"`` takes tensorrt for an engine, the first installed of onnxruntime, openvino for an ONNX file,
+            torch for a network.
         device: ``"auto"``, ``"cpu"``, or ``"cuda"`` where the backend offers it.
         threads: CPU threads; None leaves the choice to the backend.
         fused: let the torch backend run on the fused kernels; the other backends have their own.
+        contexts: calls that may run at once on an engine; each takes GPU memory.
+        cuda_graphs: let engines replay captured CUDA graphs.
 
     Raises:
         BackendError: unknown or missing backend, or a device it does not have.
@@ -52,9 +65,12 @@ def open_runner(
         raise BackendError(f"threads must be at least 1, got {threads}")
     is_file = isinstance(model, (str, os.PathLike))
     suffix = Path(model).suffix.lower() if is_file else ""
-    if suffix in _ENGINE_SUFFIXES:
+    if suffix in ENGINE_SUFFIXES:
+        return _open_engine(Path(model), backend, device, contexts, cuda_graphs)
+    if backend == "tensorrt":
         raise BackendError(
-            f"{model}: TensorRT engines cannot be run by this version; give the .onnx file that deeplab-export wrote"
+            f"backend 'tensorrt' needs an engine ({', '.join(ENGINE_SUFFIXES)}), got {_describe(model)}; build one: "
+            "deeplab-export --format engine"
         )
     if not is_file or suffix != ".onnx":
         if backend not in ("auto", "torch"):
@@ -80,6 +96,14 @@ def _open_file(path: Path, backend: str, device: str, threads: int | None) -> Ru
     runner = importlib.import_module(module, __package__).open_file(path, device, threads)
     _log.debug("%s: %s on %s", path.name, runner.name, runner.device)
     return runner
+
+
+def _open_engine(path: Path, backend: str, device: str, contexts: int, cuda_graphs: bool) -> Runner:
+    if backend not in ("auto", "tensorrt"):
+        raise BackendError(f"{path}: backend {backend!r} does not run TensorRT engines; give it the .onnx file")
+    from .tensorrt_runner import open_file
+
+    return open_file(path, device, contexts=contexts, cuda_graphs=cuda_graphs)
 
 
 def _open_torch(model: Any, device: str, threads: int | None, fused: bool) -> Runner:

@@ -59,7 +59,10 @@ REST = {"fp32": None, "fp16": TensorProto.FLOAT16}
 
 # Long sums and the choice between near-equal logits: 11 significant bits are not enough for them.
 FLOAT32_OPERATORS = frozenset({"ReduceMean", "GlobalAveragePool", "Softmax", "ArgMax"})
+_SUFFIXES: dict[int, str] = {TensorProto.FLOAT: "float", TensorProto.FLOAT16: "half", TensorProto.BFLOAT16: "bfloat"}
 _FLOATING = frozenset({TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.BFLOAT16, TensorProto.DOUBLE})
+# Quantised tensors are half at both ends: a cast between DQ and convolution would keep TensorRT from fusing them.
+_BORDERS = frozenset({"Conv", "QuantizeLinear", "DequantizeLinear"})
 # Inputs that ONNX wants in float32 whatever the data's type: region of interest and scales.
 _FLOAT32_INPUTS = {"Resize": frozenset({1, 2})}
 
@@ -100,12 +103,12 @@ def kept_in_float32(model: onnx.ModelProto) -> set[str]:
 
 
 def _reach(names: Iterable[str], edges: dict[str, list[onnx.NodeProto]], *, forward: bool) -> set[str]:
-    """Nodes that can be reached from tensors without passing a convolution."""
+    """Nodes that can be reached from tensors without passing a convolution or a change to eight bits."""
     found: set[str] = set()
     waiting = list(names)
     while waiting:
         for node in edges.get(waiting.pop(), ()):
-            if node.name in found or node.op_type == "Conv" or node.domain not in ("", "ai.onnx"):
+            if node.name in found or node.op_type in _BORDERS or node.domain not in ("", "ai.onnx"):
                 continue
             found.add(node.name)
             waiting.extend(node.output if forward else node.input)
@@ -184,8 +187,7 @@ class _HalfRewrite:
         if self._types[name] == wanted:
             return name
         if (name, wanted) not in self._casts:
-            short = {TensorProto.FLOAT: "float", TensorProto.FLOAT16: "half", TensorProto.BFLOAT16: "bfloat"}[wanted]
-            other = f"{name}_{short}"
+            other = f"{name}_{_SUFFIXES[wanted]}"
             if name in self._weights:
                 self._weights[other] = _convert(self._weights[name], other, wanted)
                 self._types[other] = wanted

@@ -20,7 +20,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from deeplab_infer.errors import ExportError
 
-_LARGEST = {TensorProto.INT8: 127.0, TensorProto.FLOAT8E4M3FN: 448.0}
+_LARGEST: dict[int, float] = {TensorProto.INT8: 127.0, TensorProto.FLOAT8E4M3FN: 448.0}
 _SMALLEST_HALF_SCALE = float(np.finfo(np.float16).tiny)  # subnormal scales lose digits
 
 
