@@ -27,7 +27,7 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
     temporary = Path(name)
     try:
         yield temporary
-        os.chmod(temporary, 0o666 & ~_umask())
+        os.chmod(temporary, 0o666 & ~umask())
         os.replace(temporary, target)
     finally:
         temporary.unlink(missing_ok=True)
@@ -77,7 +77,8 @@ def require_writable_dir(path: str | os.PathLike[str]) -> Path:
     return folder
 
 
-def _umask() -> int:
+def umask() -> int:
+    """The process's file mode mask, which can only be read by setting it."""
     mask = os.umask(0)
     os.umask(mask)
     return mask

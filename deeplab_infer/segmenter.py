@@ -72,9 +72,10 @@ class Segmenter:
         """Load a model.
 
         Args:
-            model: a TensorRT ``.engine`` or exported ``.onnx`` file; or, with torch, a `DeepLab`, a checkpoint, or a
-                config's name.
-            backend: ``"auto"``, ``"tensorrt"``, ``"onnxruntime"``, ``"openvino"`` or ``"torch"``.
+            model: a TensorRT ``.engine``, ``.onnx`` or OpenVINO ``.xml`` file; or, with torch, a `DeepLab`, a
+                checkpoint, or a config's name.
+            backend: ``"auto"``, ``"tensorrt"``, ``"onnxruntime"``, ``"onnxruntime-tensorrt"``, ``"onnxruntime-rtx"``,
+                ``"openvino"`` or ``"torch"``.
             device: ``"auto"``, ``"cpu"`` or ``"cuda"``.
             color: channel order of ndarrays and tensors given to `predict`: ``"rgb"`` (default) or ``"bgr"``,
                 which is what ``cv2.imread`` returns. Files, bytes and PIL images know their own order.

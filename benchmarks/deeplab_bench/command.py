@@ -13,10 +13,10 @@ from typing import Any
 from deeplab_infer.commands.cli import make_console, make_parser, run_command
 from deeplab_infer.commands.train import parse_size
 from deeplab_infer.configs import ReferenceRow, reference_rows
+from deeplab_infer.engine_manifest import ENGINE_SUFFIXES
 from deeplab_infer.errors import DeepLabError
 from deeplab_infer.files import require_writable_dir
-from deeplab_infer.manifest import read_onnx_manifest
-from deeplab_infer.runtime import BACKENDS, available_backends
+from deeplab_infer.runtime import BACKENDS, backends_for, read_manifest
 
 from . import kernels
 from .processes import in_own_process, now, write_results
@@ -42,7 +42,9 @@ def build_parser() -> argparse.ArgumentParser:
     parser = make_parser(PROG, "Measure speed and memory of DeepLab models.", _EPILOG)
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     run = commands.add_parser("run", help="measure exported files, checkpoints or configs")
-    run.add_argument("models", nargs="+", metavar="MODEL", help=".onnx file, checkpoint, config's name, or random:NAME")
+    run.add_argument(
+        "models", nargs="+", metavar="MODEL", help="exported file, checkpoint, config's name, or random:NAME"
+    )
     run.add_argument("--batch", type=int, default=1, help="images a forward pass (default: 1)")
     list_rows = commands.add_parser("table", help="the published DeepLabV3+ rows, and any of them measured here")
     list_rows.add_argument(
@@ -106,14 +108,14 @@ def _run_models(arguments: argparse.Namespace) -> int:
 
 def _own_size(model: str) -> tuple[int, int]:
     """The size that a file was exported for: fixed, or the one it prefers."""
-    if model.endswith(".onnx"):
-        try:
-            manifest = read_onnx_manifest(model)
-        except DeepLabError:
-            return _SIZE  # the measuring process says what is wrong with the file, in its row
-        low, high = (manifest.height[0], manifest.width[0]), (manifest.height[2], manifest.width[2])
-        return min(max(_SIZE[0], low[0]), high[0]), min(max(_SIZE[1], low[1]), high[1])
-    return _SIZE
+    if Path(model).suffix.lower() not in (".onnx", ".xml", *ENGINE_SUFFIXES):
+        return _SIZE
+    try:
+        manifest = read_manifest(model)
+    except DeepLabError:
+        return _SIZE  # the measuring process says what is wrong with the file, in its row
+    low, high = (manifest.height[0], manifest.width[0]), (manifest.height[2], manifest.width[2])
+    return min(max(_SIZE[0], low[0]), high[0]), min(max(_SIZE[1], low[1]), high[1])
 
 
 def _exit_code(results: list[dict[str, Any]], jobs: list[Job]) -> int:
@@ -123,11 +125,7 @@ def _exit_code(results: list[dict[str, Any]], jobs: list[Job]) -> int:
 
 
 def _backends(model: str, asked: list[str]) -> list[str]:
-    if asked:
-        return asked
-    if not model.endswith(".onnx"):
-        return ["torch"]
-    return [name for name in available_backends() if name != "torch"] or ["auto"]
+    return asked or backends_for(model) or ["auto"]
 
 
 def _run_table(arguments: argparse.Namespace) -> int:

@@ -70,6 +70,9 @@ def run_job(job: Job) -> dict[str, Any]:
         data = normalise(batch, config) if manifest.input_kind == "float" else batch
 
         def forward_and_post() -> None:
+            if hasattr(runner, "segment") and manifest.input_kind == "uint8":  # resize and argmax where the logits are
+                runner.segment(batch, (job.height, job.width), (job.height, job.width))
+                return
             output = runner.run(data)
             if manifest.output_kind == "logits":
                 upsample_argmax(

@@ -86,6 +86,9 @@ void depthwise(const TensorView& input, const TensorView& weight, const TensorVi
   check_depthwise_output("out", output, problem, problem.out_height, problem.out_width);
   check_output({"out", &output}, {{"x", &input}, {"weight", &weight}, {"scale", &scale}, {"shift", &shift}});
   problem.output = output.data;
+  const int64_t bytes =
+      problem.batch * problem.channels * problem.out_height * problem.out_width * size_of(problem.dtype);
+  for (int i = 0; i < problem.rates; ++i) problem.outputs[i] = static_cast<char*>(output.data) + i * bytes;
   if (problem.batch == 0) return;
   if (on_gpu(input, execution)) {
     const DeviceGuard guard(input, execution);
@@ -93,6 +96,29 @@ void depthwise(const TensorView& input, const TensorView& weight, const TensorVi
   } else {
     depthwise_cpu(problem, execution);
   }
+}
+
+void depthwise_separate(const TensorView& input, const TensorView& weight, const TensorView& scale,
+                        const TensorView& shift, const std::vector<TensorView>& outputs,
+                        const DepthwiseOptions& options, const Execution& execution) {
+  check_same_device({{"x", &input}, {"weight", &weight}, {"scale", &scale}, {"shift", &shift}});
+  DepthwiseProblem problem = check_depthwise(input, weight, options);
+  problem.scale = check_channel_parameters("scale", scale, problem);
+  problem.shift = check_channel_parameters("shift", shift, problem);
+  check(outputs.size() == options.rates.size(), "out: got ", outputs.size(), " of them for ", options.rates.size(),
+        " rates");
+  DepthwiseProblem one = problem;
+  one.rates = 1;
+  for (size_t i = 0; i < outputs.size(); ++i) {
+    check_same_device({{"x", &input}, {"out", &outputs[i]}});
+    check_depthwise_output("out", outputs[i], one, problem.out_height, problem.out_width);
+    check_output({"out", &outputs[i]}, {{"x", &input}, {"weight", &weight}, {"scale", &scale}, {"shift", &shift}});
+    problem.outputs[i] = outputs[i].data;
+  }
+  check(on_gpu(input, execution), "x: is on the CPU; depthwise is the function for CPU arrays");
+  if (problem.batch == 0) return;
+  const DeviceGuard guard(input, execution);
+  depthwise_cuda(problem, execution);
 }
 
 }  // namespace deeplab

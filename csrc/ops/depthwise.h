@@ -41,7 +41,8 @@ struct DepthwiseProblem {
   const void* scale;   // [rates, channels]
   const void* shift;   // [rates, channels]
   Activation activation;
-  void* output;  // [rates, batch, channels, out_height, out_width], each rate in the layout of the input
+  void* output;              // [rates, batch, channels, out_height, out_width], each rate in the layout of the input
+  void* outputs[kMaxRates];  // GPU: [batch, channels, out_height, out_width] of each rate, wherever in memory
 };
 
 // Shapes: input [N, C, H, W], weight [R, C, k, k], scale and shift [R, C], output [R, N, C, ceil(H/s), ceil(W/s)]; for
@@ -51,7 +52,12 @@ struct DepthwiseProblem {
 void depthwise(const TensorView& input, const TensorView& weight, const TensorView& scale, const TensorView& shift,
                const TensorView& output, const DepthwiseOptions& options, const Execution& execution);
 
-// Checks that all depthwise operators share; fills everything but scale, shift and output.
+// The same on the GPU into one output [N, C, ceil(H/s), ceil(W/s)] a rate, each its own memory.
+void depthwise_separate(const TensorView& input, const TensorView& weight, const TensorView& scale,
+                        const TensorView& shift, const std::vector<TensorView>& outputs,
+                        const DepthwiseOptions& options, const Execution& execution);
+
+// Checks that all depthwise operators share; fills everything but scale, shift and outputs.
 DepthwiseProblem check_depthwise(const TensorView& input, const TensorView& weight, const DepthwiseOptions& options);
 // Throws unless `view` holds [R, C] parameters of the problem's type.
 const void* check_channel_parameters(const char* name, const TensorView& view, const DepthwiseProblem& problem);

@@ -59,7 +59,7 @@ struct DepthwiseNhwc {
     const int64_t row_stride = problem.width * problem.channels;
     const int64_t pixel = image * problem.height * row_stride + x * problem.channels + c;
     const T* input = static_cast<const T*>(problem.input) + pixel;
-    T* output = static_cast<T*>(problem.output) + pixel + walk.rate_index * problem.batch * problem.height * row_stride;
+    T* output = static_cast<T*>(problem.outputs[walk.rate_index]) + pixel;
     const int64_t side = walk.rate * problem.channels;
     walk_down<V, PackedColumns<T, V>>(
         problem, walk, c, V,
@@ -102,8 +102,7 @@ struct DepthwiseNchw {
     const GpuWalk walk = walks.at(walk_index, problem);
     const int64_t plane_size = problem.height * problem.width;
     const T* input = static_cast<const T*>(problem.input) + int64_t{plane} * plane_size + x;
-    T* output = static_cast<T*>(problem.output) + int64_t{plane} * plane_size + x +
-                walk.rate_index * problem.batch * problem.channels * plane_size;
+    T* output = static_cast<T*>(problem.outputs[walk.rate_index]) + int64_t{plane} * plane_size + x;
     walk_down<V, PackedColumns<T, V>>(
         problem, walk, plane % static_cast<uint32_t>(problem.channels), 1,
         [&](int64_t row, bool inside, Packed<T, V>(&columns)[3]) {
@@ -188,7 +187,7 @@ struct DepthwiseDirect {
     const int64_t pixel = nhwc ? (y * problem.out_width + x) * problem.channels + c
                                : (c * problem.out_height + y) * problem.out_width + x;
     const int64_t image_size = problem.channels * problem.out_height * problem.out_width;
-    store_packed<T, V>(static_cast<T*>(problem.output) + image_of_rate * image_size + pixel, sum);
+    store_packed<T, V>(static_cast<T*>(problem.outputs[rate_index]) + image * image_size + pixel, sum);
   }
 };
 
@@ -200,7 +199,9 @@ void run(const Kernel& kernel, const Execution& execution) {
 // Whether vectors of V elements may be used for all pointers, and for steps of `elements`.
 template <typename T, int V>
 bool fits(const DepthwiseProblem& problem, int64_t elements) {
-  return elements % V == 0 && aligned_for<T>(problem.input, V) && aligned_for<T>(problem.output, V);
+  bool aligned = elements % V == 0 && aligned_for<T>(problem.input, V);
+  for (int i = 0; i < problem.rates; ++i) aligned = aligned && aligned_for<T>(problem.outputs[i], V);
+  return aligned;
 }
 
 template <typename T, int V>

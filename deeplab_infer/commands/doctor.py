@@ -55,9 +55,10 @@ _PACKAGES: dict[str, tuple[str, str, str, str]] = {
     "onnxscript": ("onnxscript", "export", "deeplab-infer[export]", ""),
     "onnxruntime": ("onnxruntime", "runs .onnx files", "deeplab-infer[onnxruntime]", "_onnxruntime"),
     "openvino": ("openvino", "runs .onnx files on Intel and other CPUs", "deeplab-infer[openvino]", "_openvino"),
-    "tensorrt": ("tensorrt", "engines for NVIDIA GPUs", "deeplab-infer[tensorrt]", "_loads"),
-    "tensorrt-rtx": ("tensorrt_rtx", "engines for NVIDIA RTX GPUs", "tensorrt-rtx", "_loads"),
-    "cuda-python": ("cuda.bindings", "engines for NVIDIA GPUs", "deeplab-infer[tensorrt]", "_loads"),
+    "nncf": ("nncf", "int8 files for OpenVINO", "deeplab-infer[openvino-int8]", ""),
+    "tensorrt": ("tensorrt", "engines for NVIDIA GPUs", "deeplab-infer[tensorrt]", "_tensorrt"),
+    "tensorrt-rtx": ("tensorrt_rtx", "engines for NVIDIA RTX GPUs", "deeplab-infer[tensorrt-rtx]", "_tensorrt"),
+    "cuda-python": ("cuda.bindings.runtime", "engines for NVIDIA GPUs", "deeplab-infer[tensorrt]", "_cuda"),
 }
 _DISTRIBUTIONS = {
     "onnxruntime": ("onnxruntime-gpu", "onnxruntime"),
@@ -139,6 +140,26 @@ def _openvino(openvino: Any) -> str:
     core = openvino.Core()
     names = [f"{name} ({core.get_property(name, 'FULL_DEVICE_NAME')})" for name in core.available_devices]
     return ", ".join(names) or "no device"
+
+
+def _tensorrt(module: Any) -> str:
+    from ..runtime.tensorrt_flavour import load_flavour
+
+    flavour = load_flavour(module.__name__)
+    anywhere = "builds engines without a GPU" if flavour.supports("building without a GPU") else "needs a GPU to build"
+    known = getattr(module, "ComputeCapability", None)
+    targets = sorted(n[2:-1] + "." + n[-1] for n in dir(known) if n.startswith("SM")) if known else []
+    return anywhere + (f", for compute capability {', '.join(targets)}" if targets else "")
+
+
+def _cuda(runtime: Any) -> str:
+    status, count = runtime.cudaGetDeviceCount()
+    if int(status) != 0:
+        return f"no usable GPU ({status.name})"
+    from ..runtime.cuda import Cuda
+
+    gpus = [Cuda(index) for index in range(count)]
+    return ", ".join(f"{gpu.name} (compute capability {gpu.compute_capability})" for gpu in gpus)
 
 
 def _gpu() -> str:

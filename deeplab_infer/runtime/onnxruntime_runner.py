@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""ONNX Runtime, on its CPU or CUDA provider."""
+"""ONNX Runtime, on the CPU or on a GPU through its CUDA, TensorRT or TensorRT-RTX provider."""
 
 from __future__ import annotations
 
@@ -11,16 +11,18 @@ import numpy as np
 import onnxruntime
 from numpy.typing import NDArray
 
+from ..engine_manifest import Profile
 from ..errors import BackendError, ModelFileError
 from ..manifest import Manifest, read_onnx_manifest
-from .base import check_batch
+from .base import Runner, check_batch
+from .onnxruntime_gpu import PROVIDERS, OnnxRuntimeEngine, missing_provider, provider_options
 
 _log = logging.getLogger(__name__)
-_PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
+_CPU = "CPUExecutionProvider"
 
 
 class OnnxRuntimeRunner:
-    """An inference session; ONNX Runtime sessions are safe to call from several threads."""
+    """A session on the CPU; ONNX Runtime sessions are safe to call from several threads."""
 
     name = "onnxruntime"
 
@@ -39,33 +41,63 @@ class OnnxRuntimeRunner:
         self._session = None
 
 
-def open_file(path: Path, device: str, threads: int | None) -> OnnxRuntimeRunner:
-    """Load an exported file; ``device`` is ``"auto"`` (CUDA where it works, else the CPU), ``"cpu"`` or ``"cuda"``."""
-    return _open(str(path), read_onnx_manifest(path), str(path), device, threads)
+def open_file(path: Path, device: str, threads: int | None, backend: str = "onnxruntime") -> Runner:
+    """Load an exported file.
+
+    Args:
+        path: the .onnx file.
+        device: ``"auto"`` (CUDA where it works, else the CPU), ``"cpu"``, ``"cuda"`` or ``"cuda:N"``.
+        threads: CPU threads.
+        backend: ``"onnxruntime"``, or ``"onnxruntime-tensorrt"`` / ``"onnxruntime-rtx"``, which build an engine at the
+            first run and keep it beside the file.
+    """
+    manifest = read_onnx_manifest(path)
+    kind, index = _choose(device, backend)
+    if kind == "cpu":
+        return OnnxRuntimeRunner(_session(str(path), manifest, str(path), threads, [_CPU]), manifest, "cpu")
+    try:
+        return _open_on_gpu(path, manifest, index, threads, backend)
+    except BackendError as error:
+        if device != "auto" or backend != "onnxruntime":
+            raise
+        _log.warning("running on the CPU: %s", error)
+    return OnnxRuntimeRunner(_session(str(path), manifest, str(path), threads, [_CPU]), manifest, "cpu")
 
 
 def open_bytes(data: bytes, manifest: Manifest) -> OnnxRuntimeRunner:
     """Load a serialised graph on the CPU."""
-    return _open(data, manifest, "the graph", "cpu", None)
+    return OnnxRuntimeRunner(_session(data, manifest, "the graph", None, [_CPU]), manifest, "cpu")
 
 
-def _open(source: str | bytes, manifest: Manifest, label: str, device: str, threads: int | None) -> OnnxRuntimeRunner:
-    kind = _choose(device)
-    providers = [_PROVIDERS[kind]] if kind == "cpu" else [_PROVIDERS["cuda"], _PROVIDERS["cpu"]]
+def _open_on_gpu(path: Path, manifest: Manifest, index: int, threads: int | None, backend: str) -> Runner:
+    from .cuda import Cuda
+    from .gpu_runner import GpuRunner
+
+    cuda = Cuda(index)
+    # Providers that build engines need limits; what the file allows is too much to plan memory for.
+    profile = None
+    if backend != "onnxruntime":
+        typical = [(side[1], side[1], side[1]) for side in (manifest.batch, manifest.height, manifest.width)]
+        profile = Profile(*typical)
+        _log.warning("%s builds an engine for %s (batch x height x width) at the first run", backend, profile)
+    wanted = [(name, provider_options(name, manifest, path, index, profile)) for name in PROVIDERS[backend]]
+    session = _session(str(path), manifest, str(path), threads, [*wanted, _CPU])
+    used = session.get_providers()[0]
+    if used != PROVIDERS[backend][0]:
+        raise BackendError(
+            f"ONNX Runtime could not start its {PROVIDERS[backend][0]} (it fell back to {used}); check the CUDA and "
+            "cuDNN versions with deeplab-doctor, or use --device cpu"
+        )
+    engine = OnnxRuntimeEngine(session, manifest, ("cuda", index), cuda.synchronise)
+    profiles = () if profile is None else (profile,)
+    return GpuRunner(engine, manifest, cuda, backend, profiles=profiles, contexts=1, cuda_graphs=False)
+
+
+def _session(source: str | bytes, manifest: Manifest, label: str, threads: int | None, providers: list[Any]) -> Any:
     try:
-        session = onnxruntime.InferenceSession(source, _options(manifest, threads), providers=providers)
+        return onnxruntime.InferenceSession(source, _options(manifest, threads), providers=providers)
     except Exception as error:
         raise ModelFileError(f"{label}: ONNX Runtime cannot load it: {_first_line(error)}") from error
-    used = session.get_providers()[0]
-    if used != _PROVIDERS[kind]:
-        if device != "auto":
-            raise BackendError(
-                f"ONNX Runtime could not start its {_PROVIDERS[kind]} (it fell back to {used}); check the CUDA and "
-                "cuDNN versions with deeplab-doctor, or use --device cpu"
-            )
-        _log.warning("ONNX Runtime could not start its CUDA provider and runs on the CPU")
-        kind = "cpu"
-    return OnnxRuntimeRunner(session, manifest, kind if kind == "cpu" else "cuda:0")
 
 
 def _options(manifest: Manifest, threads: int | None) -> onnxruntime.SessionOptions:
@@ -82,19 +114,20 @@ def _options(manifest: Manifest, threads: int | None) -> onnxruntime.SessionOpti
     return options
 
 
-def _choose(device: str) -> str:
-    available = onnxruntime.get_available_providers()
-    if device == "auto":
-        return "cuda" if _PROVIDERS["cuda"] in available else "cpu"
-    kind = device.partition(":")[0]
-    if kind not in _PROVIDERS:
-        raise BackendError(f"ONNX Runtime has no device {device!r}; use auto, cpu or cuda")
-    if _PROVIDERS[kind] not in available:
+def _choose(device: str, backend: str) -> tuple[str, int]:
+    missing = missing_provider(backend)
+    if device == "auto" and backend == "onnxruntime":
+        return ("cpu", 0) if missing else ("cuda", 0)
+    kind, _, number = ("cuda", "", "") if device == "auto" else device.partition(":")
+    if kind not in ("cpu", "cuda") or (number and not number.isdigit()) or (kind == "cpu" and backend != "onnxruntime"):
+        raise BackendError(f"{backend} has no device {device!r}; use auto, cpu (onnxruntime only), cuda or cuda:N")
+    if kind == "cuda" and missing:
+        available = ", ".join(onnxruntime.get_available_providers())
         raise BackendError(
-            f"this ONNX Runtime has no {_PROVIDERS[kind]} (it has {', '.join(available)}); "
-            "run: pip install 'deeplab-infer[onnxruntime-gpu]'"
+            f"this ONNX Runtime has no {missing} (it has {available}); run: pip install "
+            "'deeplab-infer[onnxruntime-gpu]'"
         )
-    return kind
+    return kind, int(number or 0)
 
 
 def _first_line(error: Exception) -> str:

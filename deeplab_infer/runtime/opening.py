@@ -10,8 +10,9 @@ import os
 from pathlib import Path
 from typing import Any
 
-from ..engine_manifest import ENGINE_SUFFIXES
+from ..engine_manifest import ENGINE_SUFFIXES, read_engine_manifest
 from ..errors import BackendError, ModelFileError
+from ..manifest import Manifest, read_onnx_manifest
 from .base import Runner
 from .tensorrt_flavour import FLAVOURS
 
@@ -22,7 +23,9 @@ _FILE_BACKENDS = {
     "onnxruntime": (".onnxruntime_runner", "onnxruntime", "onnxruntime"),
     "openvino": (".openvino_runner", "openvino", "openvino"),
 }
-BACKENDS = ("auto", *_FILE_BACKENDS, "tensorrt", "torch")
+# ONNX Runtime's providers that build engines by themselves: never chosen unless asked for.
+_PROVIDERS = ("onnxruntime-tensorrt", "onnxruntime-rtx")
+BACKENDS = ("auto", *_FILE_BACKENDS, *_PROVIDERS, "tensorrt", "torch")
 
 
 def available_backends() -> list[str]:
@@ -30,6 +33,32 @@ def available_backends() -> list[str]:
     packages = {name: [package] for name, (_, package, _) in _FILE_BACKENDS.items()}
     packages |= {"tensorrt": list(FLAVOURS), "torch": ["torch"]}
     return [name for name, any_of in packages.items() if any(importlib.util.find_spec(one) for one in any_of)]
+
+
+def backends_for(model: Any) -> list[str]:
+    """Installed backends that run a model by themselves, in order of preference."""
+    suffix = Path(model).suffix.lower() if isinstance(model, (str, os.PathLike)) else ""
+    if suffix in ENGINE_SUFFIXES:
+        able = ["tensorrt"]
+    else:
+        able = {".onnx": list(_FILE_BACKENDS), ".xml": ["openvino"]}.get(suffix, ["torch"])
+    return [name for name in able if name in available_backends()]
+
+
+def read_manifest(path: str | os.PathLike[str]) -> Manifest:
+    """The manifest of an exported file: ONNX, OpenVINO's .xml, or an engine.
+
+    Raises:
+        ModelFileError: missing, damaged, or not written by deeplab-export.
+    """
+    suffix = Path(path).suffix.lower()
+    if suffix in ENGINE_SUFFIXES:
+        return read_engine_manifest(path, check_plan=False).manifest
+    if suffix == ".xml":
+        from .openvino_runner import read_ir_manifest
+
+        return read_ir_manifest(Path(path))
+    return read_onnx_manifest(path)
 
 
 def open_runner(
@@ -45,8 +74,8 @@ def open_runner(
     """Load a model on a backend.
 
     Args:
-        model: an exported ``.onnx`` file or TensorRT ``.engine``; or, for torch, a `DeepLab` network, a checkpoint, or
-            a config's name.
+        model: an exported ``.onnx`` file, OpenVINO ``.xml`` or TensorRT ``.engine``; or, for torch, a `DeepLab`
+            network, a checkpoint, or a config's name.
         backend: ``"auto"`` takes tensorrt for an engine, the first installed of onnxruntime, openvino for an ONNX file,
             torch for a network.
         device: ``"auto"``, ``"cpu"``, or ``"cuda"`` where the backend offers it.
@@ -72,15 +101,17 @@ def open_runner(
             f"backend 'tensorrt' needs an engine ({', '.join(ENGINE_SUFFIXES)}), got {_describe(model)}; build one: "
             "deeplab-export --format engine"
         )
-    if not is_file or suffix != ".onnx":
+    if not is_file or suffix not in (".onnx", ".xml"):
         if backend not in ("auto", "torch"):
             raise BackendError(f"backend {backend!r} needs an exported .onnx file, got {_describe(model)}")
         return _open_torch(model, device, threads, fused)
+    if suffix == ".xml" and backend not in ("auto", "openvino"):
+        raise BackendError(f"{model}: only openvino runs OpenVINO files, not {backend}; give it the .onnx file")
     if backend == "torch":
         raise BackendError(f"{model}: the torch backend runs checkpoints, not .onnx files; give the checkpoint")
     if not Path(model).exists():
         raise ModelFileError(f"{model}: no such file")
-    return _open_file(Path(model), backend, device, threads)
+    return _open_file(Path(model), "openvino" if suffix == ".xml" else backend, device, threads)
 
 
 def _open_file(path: Path, backend: str, device: str, threads: int | None) -> Runner:
@@ -90,10 +121,12 @@ def _open_file(path: Path, backend: str, device: str, threads: int | None) -> Ru
         if not candidates:
             raise BackendError("no runtime for .onnx files is installed; run: pip install 'deeplab-infer[onnxruntime]'")
         backend = candidates[0]
-    module, package, extra = _FILE_BACKENDS[backend]
-    if backend not in installed:
+    family = backend.partition("-")[0]
+    module, package, extra = _FILE_BACKENDS[family]
+    if family not in installed:
         raise BackendError(f"backend {backend!r} needs {package}; run: pip install 'deeplab-infer[{extra}]'")
-    runner = importlib.import_module(module, __package__).open_file(path, device, threads)
+    options = {"backend": backend} if backend in _PROVIDERS else {}
+    runner: Runner = importlib.import_module(module, __package__).open_file(path, device, threads, **options)
     _log.debug("%s: %s on %s", path.name, runner.name, runner.device)
     return runner
 

@@ -10,7 +10,7 @@ from typing import Any
 from ..engine_manifest import EngineManifest
 from ..errors import BackendError, ModelFileError
 from ..files import atomic_write, sha256_file
-from .tensorrt_flavour import Flavour, load_flavour
+from .tensorrt_flavour import Flavour, find_plugins, gpu_is_missing, load_flavour
 
 _log = logging.getLogger(__name__)
 
@@ -70,9 +70,10 @@ class TensorRtEngine:
         check_version(path, manifest, flavour)
         self._path, trt = path, flavour.trt
         for plugin in manifest.plugins:
-            library = path.parent / plugin
-            if trt.get_plugin_registry().load_library(str(library)) is None:
-                raise BackendError(f"{path} needs the plugin library {library}; copy it beside the engine")
+            library = find_plugins(plugin, path.parent)
+            if library is None:
+                raise BackendError(f"{path} needs the plugin library {plugin}; copy it beside the engine")
+            flavour.load_plugins(library)
         flavour.logger.errors.clear()
         self._runtime = trt.Runtime(flavour.logger)
         if manifest.version_compatible:
@@ -141,7 +142,10 @@ def check_version(path: Path, manifest: EngineManifest, flavour: Flavour) -> Non
     Raises:
         BackendError: built by a version that this one cannot run.
     """
-    built, here = (version.split(".")[:3] for version in (manifest.version, flavour.version))
+    built, here = (
+        [int(part) for part in version.split(".")[:3] if part.isdigit()]
+        for version in (manifest.version, flavour.version)
+    )
     same = built == here or (manifest.version_compatible and built[0] == here[0] and built <= here)
     if not same:
         raise BackendError(
@@ -152,8 +156,6 @@ def check_version(path: Path, manifest: EngineManifest, flavour: Flavour) -> Non
 
 def explain_refusal(path: Path, manifest: EngineManifest, flavour: Flavour) -> str:
     """Why an engine could not be opened, and what to do."""
-    from .tensorrt_flavour import gpu_is_missing
-
     reason = _last(flavour)
     if gpu_is_missing(flavour.logger.errors):
         return (

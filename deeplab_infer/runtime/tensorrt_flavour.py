@@ -3,16 +3,22 @@
 
 from __future__ import annotations
 
+import ctypes
 import importlib
 import importlib.util
 import logging
+import sys
+import tempfile
 from dataclasses import dataclass
 from functools import lru_cache
+from pathlib import Path
 from typing import Any
 
 from ..errors import BackendError
 
 _log = logging.getLogger(__name__)
+PLUGIN_LIBRARY = "libdeeplab_tensorrt.so"
+_rtx_names: tempfile.TemporaryDirectory[str] | None = None
 
 # name -> what to install; in order of preference.
 FLAVOURS = {"tensorrt": "deeplab-infer[tensorrt]", "tensorrt_rtx": "deeplab-infer[tensorrt-rtx]"}
@@ -59,6 +65,21 @@ class Flavour:
         flag = getattr(self.trt.NetworkDefinitionCreationFlag, "STRONGLY_TYPED", None)
         return 0 if flag is None else 1 << int(flag)
 
+    def load_plugins(self, library: Path) -> None:
+        """Load a plugin library into the process.
+
+        Raises:
+            BackendError: missing, or not one for this TensorRT.
+        """
+        if not library.is_file():
+            raise BackendError(f"{library}: no such plugin library")
+        if self.name == "tensorrt_rtx" and _rtx_names is None:
+            raise BackendError("import deeplab_infer before tensorrt_rtx: plugins need its libraries under plain names")
+        self.logger.errors.clear()
+        if self.trt.get_plugin_registry().load_library(str(library)) is None:
+            reason = self.logger.errors[-1].strip() if self.logger.errors else "no reason given"
+            raise BackendError(f"{library}: {self.name} {self.version} cannot load this plugin library: {reason}")
+
     def command(self) -> str:
         """The flavour's own command-line builder."""
         return "trtexec" if self.name == "tensorrt" else "tensorrt_rtx"
@@ -95,9 +116,39 @@ def load_flavour(name: str = "auto") -> Flavour:
         return _import(wanted[1])
 
 
+def find_plugins(name: str, folder: Path) -> Path | None:
+    """A plugin library in a folder, or the one that this build made."""
+    from .. import _C
+
+    candidates = (folder / name, Path(_C.__file__).parent / name)
+    return next((path for path in candidates if path.is_file()), None)
+
+
+def _name_rtx_libraries() -> None:
+    """Load RTX's libraries under names without their version.
+
+    At the first plugin its parser opens ``libtensorrt_rtx.so``, which the wheel (1.7.1) does not have, and the process
+    is terminated; a library that was loaded under that name is found. The links must outlive the process's last use.
+    """
+    global _rtx_names
+    spec = importlib.util.find_spec("tensorrt_rtx_libs")
+    if spec is None or spec.origin is None or _rtx_names is not None or "tensorrt_rtx" in sys.modules:
+        return
+    names = tempfile.TemporaryDirectory(prefix="deeplab-rtx-")
+    for library in Path(spec.origin).parent.glob("libtensorrt*.so.*"):
+        for name in (library.name, library.name.partition(".so")[0] + ".so"):
+            Path(names.name, name).symlink_to(library)
+    for name in ("libtensorrt_rtx.so", "libtensorrt_onnxparser_rtx.so"):
+        if Path(names.name, name).exists():
+            ctypes.CDLL(f"{names.name}/{name}")
+    _rtx_names = names
+
+
 @lru_cache
 def _import(name: str) -> Flavour:
     try:
+        if name == "tensorrt_rtx":
+            _name_rtx_libraries()
         trt = importlib.import_module(name)
         version = tuple(int(part) for part in trt.__version__.split(".")[:2])
     except Exception as error:

@@ -1,156 +1,391 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``deeplab-export``: a checkpoint to a verified ONNX file."""
+"""``deeplab-export``: a checkpoint to a verified ONNX file, TensorRT engine or OpenVINO file."""
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import logging
+import os
+import shlex
 import sys
-from collections.abc import Sequence
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from deeplab_infer.commands.cli import make_console, make_parser, run_command
+from deeplab_infer.commands.cli import make_console, run_command
 from deeplab_infer.configs import list_configs, load_config
-from deeplab_infer.errors import ExportError
-from deeplab_infer.files import atomic_path, atomic_write, require_writable_dir
+from deeplab_infer.engine_manifest import Profile, manifest_path
+from deeplab_infer.errors import BackendError, ExportError
+from deeplab_infer.files import atomic_write, require_writable_dir, umask
+
+from .options import PROG, build_parser
 
 if TYPE_CHECKING:
+    from rich.console import Console
+
     from deeplab_infer.models import DeepLab
 
-    from .verify import Sample, VerificationReport
+    from .engine import EngineOptions
+    from .graph import Signature
+    from .onnx_export import TracedNetwork
+    from .precision import Precision
+    from .verify import Sample, Thresholds, VerificationReport
 
-PROG = "deeplab-export"
 _log = logging.getLogger(__name__)
-
-_EPILOG = """\
-examples:
-  deeplab-export --config deeplabv3plus_r50-d8_4xb2-40k_cityscapes-512x1024 --checkpoint auto --fp16 -o exported
-  deeplab-export --checkpoint my_mmseg_model.pth -o exported              the config comes from the file
-  deeplab-export --config my_config.py --checkpoint my.pth --height 1024 --width 2048 --batch 1 -o exported
-  deeplab-export --config deeplabv3plus_xception65 --checkpoint random --set num_classes=8 -o exported
-
-The exported file is run and compared with the float32 network; the report is printed and written beside it.
-exit code: 0 verified, 1 verification failed, 2 wrong use or error, 130 interrupted
-"""
-
-
-def build_parser() -> argparse.ArgumentParser:
-    """The command's options."""
-    parser = make_parser(PROG, "Export a DeepLabV3 or DeepLabV3+ checkpoint to a verified ONNX file.", _EPILOG)
-    model = parser.add_argument_group("model")
-    model.add_argument(
-        "--config", metavar="NAME|FILE", help="a named config, .yaml, or mmsegmentation .py (read, never run)"
-    )
-    model.add_argument(
-        "--checkpoint",
-        metavar="FILE|URL|auto|random",
-        help="weights; auto: the config's official or bundled ones (default); random: none",
-    )
-    model.add_argument(
-        "--set",
-        metavar="KEY=VALUE",
-        action="append",
-        default=[],
-        dest="overrides",
-        help="change a field of the config, e.g. --set num_classes=8 (repeatable)",
-    )
-    model.add_argument("--output-stride", type=int, choices=(8, 16, 32), help="run the weights at this output stride")
-    model.add_argument(
-        "--trust-checkpoint",
-        action="store_true",
-        help="allow a pickle that can run code when it is loaded; only for files you made",
-    )
-    model.add_argument("--list", action="store_true", help="print the named configs and leave")
-    graph = parser.add_argument_group("graph")
-    precision = graph.add_mutually_exclusive_group()
-    precision.add_argument("--precision", choices=("fp32", "fp16"), help="of weights and activations (default: fp32)")
-    precision.add_argument(
-        "--fp16", action="store_const", const="fp16", dest="precision", help="same as --precision fp16"
-    )
-    graph.add_argument(
-        "--input",
-        choices=("uint8", "float"),
-        default="uint8",
-        help="uint8: [N,H,W,3] RGB, normalised inside (default); float: [N,3,H,W], normalised outside",
-    )
-    graph.add_argument(
-        "--output",
-        choices=("logits", "labels"),
-        default="logits",
-        help="logits at the network's stride (default), or labels at the input's size",
-    )
-    for name, default in (("batch", "1:1:8"), ("height", None), ("width", None)):
-        graph.add_argument(
-            f"--{name}",
-            type=_range,
-            default=default,
-            metavar="N|MIN:OPT:MAX",
-            help=f"fixed, or open within limits (default: {default or 'open'})",
-        )
-    graph.add_argument(
-        "--opset", type=int, default=18, choices=(18, 19, 20, 21), help="ONNX operator set (default: 18)"
-    )
-    check = parser.add_argument_group("verification")
-    check.add_argument(
-        "--images", metavar="PATH", nargs="+", default=[], help="images to verify with (default: generated streets)"
-    )
-    check.add_argument(
-        "--runtime",
-        action="append",
-        choices=("onnxruntime", "openvino"),
-        default=[],
-        help="verify on this runtime (repeatable; default: onnxruntime)",
-    )
-    check.add_argument(
-        "--min-agreement",
-        type=float,
-        metavar="SHARE",
-        help="least share of equal labels (default: 0.9999 fp32, 0.999 fp16)",
-    )
-    check.add_argument(
-        "--max-drop", type=float, metavar="POINTS", help="largest loss of mIoU, where labels are known (default: 0.5)"
-    )
-    check.add_argument("--no-verify", action="store_true", help="do not run the file after writing it")
-    out = parser.add_argument_group("output")
-    out.add_argument(
-        "-o", "--output-dir", default="exported", metavar="DIR", help="folder to write to (default: exported)"
-    )
-    out.add_argument("--name", help="stem of the files (default: config's name, and _fp16)")
-    out.add_argument("--force", action="store_true", help="replace files that exist")
-    out.add_argument("--json", metavar="FILE", help="write the report here too ('-' for stdout)")
-    return parser
+_SUFFIXES = {"onnx": (".onnx",), "engine": (".onnx", ".engine"), "openvino": (".xml",)}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Entry point; returns the exit code."""
-    return run_command(PROG, build_parser(), _run, argv)
+    words = list(sys.argv[1:] if argv is None else argv)
+    return run_command(PROG, build_parser(), lambda arguments: _run(arguments, words), argv)
 
 
-def _run(arguments: argparse.Namespace) -> int:
-    # A default in the parser would hide that both options of the group were given.
+def _run(arguments: argparse.Namespace, words: Sequence[str]) -> int:
+    # A default in the parser would hide that two options of the group were given.
     arguments.precision = arguments.precision or "fp32"
     if arguments.list:
         print("\n".join(list_configs()))
         return 0
     if arguments.config is None and arguments.checkpoint is None:
         raise ExportError("give --config NAME, --checkpoint FILE, or both (--list shows the names)")
+    job = _Job(arguments, words)
+    if arguments.save_command:
+        return job.save_command()
     folder = require_writable_dir(arguments.output_dir)
-    model = _load_model(arguments)
-    stem = arguments.name or model.config.name + ("_fp16" if arguments.precision == "fp16" else "")
-    target = folder / f"{stem}.onnx"
-    if target.exists() and not arguments.force:
-        raise ExportError(f"{target} exists; choose another --output-dir or --name, or replace it with --force")
-    report = _export(model, target, arguments)
-    if report is None:
-        print(f"WARNING: {target} was NOT verified (--no-verify)", file=sys.stderr)
-        print(target)
+    return job.list_layers() if arguments.list_layers else job.run(folder)
+
+
+class _Job:
+    """One run of the command."""
+
+    def __init__(self, arguments: argparse.Namespace, words: Sequence[str]) -> None:
+        from .precision import choose_precision
+
+        self._arguments = arguments
+        self._command = shlex.join([PROG, *words])
+        self._console: Console = make_console(stderr=True, quiet=arguments.quiet)
+        self._format = _choose_format(arguments)
+        rest = arguments.rest or ("fp16" if self._format == "engine" else "fp32")
+        self._precision: Precision = choose_precision(arguments.precision, rest)
+        self._options = _engine_options(arguments) if self._format == "engine" else None
+
+    def run(self, folder: Path) -> int:
+        """Write, verify, report."""
+        model = _load_model(self._arguments)
+        stem = self._stem(model)
+        targets = [folder / f"{stem}{suffix}" for suffix in _SUFFIXES[self._format]]
+        if (found := next((target for target in targets if target.exists()), None)) and not self._arguments.force:
+            raise ExportError(f"{found} exists; choose another --output-dir or --name, or replace it with --force")
+        with self._console.status(f"tracing {model.config.name}"):
+            traced = self._trace(model)
+        write = self._write_openvino if self._format == "openvino" else self._write_onnx
+        # What is not finished lies in a folder of its own, which disappears with an error or Ctrl-C.
+        with tempfile.TemporaryDirectory(prefix=".deeplab-export-", dir=folder) as name:
+            work = Path(name)
+            reports = [self._verified(traced, work / targets[0].name, write)]
+            if targets[0].suffix == ".xml":
+                _publish(work / targets[0].with_suffix(".bin").name, folder)
+            _publish(work / targets[0].name, folder)
+            if self._format == "engine" and (reports[0] is None or reports[0].passed):
+                reports += self._engine(model, targets[0], work / targets[1].name)
+                _publish(manifest_path(work / targets[1].name), folder)
+                _publish(work / targets[1].name, folder)
+        for report in filter(None, reports):
+            self._show(report)
+        if reports[0] is None:
+            print(f"WARNING: {targets[0]} was NOT verified (--no-verify)", file=sys.stderr)
+        self._write_report(targets[0], [report for report in reports if report is not None])
+        print("\n".join(str(target) for target in targets if target.exists()))
+        return 0 if all(report is None or report.passed for report in reports) else 1
+
+    def list_layers(self) -> int:
+        """Print the layers that --keep takes."""
+        from .quantize import layers, quantisable
+
+        with self._console.status("tracing"):
+            traced = self._trace(_load_model(self._arguments))
+        eight_bit = set(quantisable(traced.graph))
+        for name in layers(traced.graph):
+            print(name if name in eight_bit else f"{name}  (never in eight bits)")
         return 0
-    _show(report, target, arguments)
-    print(target)
-    return 0 if report.passed else 1
+
+    def save_command(self) -> int:
+        """Print what builds the same engine with NVIDIA's tool."""
+        from deeplab_infer.runtime.tensorrt_flavour import load_flavour
+
+        from .engine import resolve_options
+        from .trtexec import trtexec_command
+
+        if self._options is None:
+            raise ExportError("--save-command is for engines: add --format engine")
+        arguments = self._arguments
+        onnx_path = Path(arguments.output_dir) / f"{self._stem(None)}.onnx"
+        from .onnx_export import promised_manifest
+
+        config = (
+            load_config(arguments.config, arguments.overrides) if arguments.config else _load_model(arguments).config
+        )
+        manifest = promised_manifest(config, _signature(arguments, self._format), self._precision)
+        flavour = load_flavour(self._options.flavour)
+        options = resolve_options(self._options, manifest, flavour)
+        print(trtexec_command(manifest, str(onnx_path), str(onnx_path.with_suffix(".engine")), options, flavour))
+        return 0
+
+    # -- steps
+
+    def _trace(self, model: DeepLab) -> TracedNetwork:
+        from .calibration import Calibration
+        from .onnx_export import TracedNetwork
+
+        arguments = self._arguments
+        calibration = Calibration(
+            tuple(arguments.calibration),
+            arguments.calibration_images,
+            arguments.calibration_method,
+            arguments.calibration_percentile,
+        )
+        return TracedNetwork(
+            model,
+            _signature(arguments, self._format),
+            arguments.opset,
+            calibration,
+            custom_ops=arguments.custom_ops,
+        )
+
+    def _verified(
+        self, traced: TracedNetwork, target: Path, write: Callable[[TracedNetwork, Path, Sequence[str]], None]
+    ) -> VerificationReport | None:
+        """Write the file and check it; where it fails, look for the layers to keep and write it again."""
+        keep = list(self._arguments.keep)
+        if self._precision.eight_bits is not None and self._format != "openvino":
+            self._calibrate(traced)
+        with self._console.status(f"writing {target.name}"):
+            write(traced, target, keep)
+        if self._arguments.no_verify:
+            return None
+        report = self._verify(traced.model, target)
+        low = self._precision.half is not None or self._precision.eight_bits is not None
+        if report.passed or not low or self._arguments.no_search or self._format == "openvino":
+            return _finished(target, report)
+        self._show(report)
+        self._console.print("thresholds missed: looking for the layers to keep in higher precision")
+        found = self._search(traced, report.thresholds, report.judged_labels)
+        if not self._arguments.quiet:
+            self._console.print(found.table())
+        if found.passed and found.kept:
+            keep = list(dict.fromkeys([*keep, *found.kept]))
+            self._console.print(
+                f"keeping {len(found.kept)} of {len(found.layers)} layers in higher precision ({found.cost:.1%} of the "
+                f"multiply-adds): {', '.join(found.kept)}",
+                soft_wrap=True,
+            )
+            write(traced, target, keep)
+            report = self._verify(traced.model, target)
+        return _finished(target, replace(report, search=found.to_dict()))
+
+    def _calibrate(self, traced: TracedNetwork) -> None:
+        with self._console.status("preparing calibration images"):
+            count = len(traced.calibration_inputs)
+        with _bar(self._console, self._arguments.quiet) as update:
+            traced.magnitudes(lambda done: update("calibrating", done, count))
+
+    def _write_onnx(self, traced: TracedNetwork, target: Path, keep: Sequence[str]) -> None:
+        traced.write(target, self._precision, keep)
+
+    def _write_openvino(self, traced: TracedNetwork, target: Path, keep: Sequence[str]) -> None:
+        from .openvino_export import export_openvino
+
+        export_openvino(traced, target, self._precision, keep)
+
+    def _verify(self, model: DeepLab, target: Path) -> VerificationReport:
+        from .verify import verify
+
+        with self._console.status("verifying"):
+            report = verify(
+                model,
+                target,
+                samples=self._samples(model),
+                runtimes=self._arguments.runtime or ("onnxruntime",),
+                thresholds=self._thresholds(),
+            )
+        return replace(report, file=target.name)
+
+    def _search(self, traced: TracedNetwork, thresholds: Thresholds, judged_labels: bool) -> Any:
+        from .sensitivity import search
+        from .verify import default_samples, fit_samples
+
+        given, manifest = self._samples(traced.model), traced.manifest(self._precision, (), self._arguments.opset)
+        samples = default_samples(manifest) if given is None else fit_samples(given, manifest)
+        with _bar(self._console, self._arguments.quiet) as update:
+            return search(
+                traced,
+                self._precision,
+                samples,
+                thresholds,
+                judged_labels=judged_labels,
+                progress=lambda done, planned: update("running with single layers", done, planned),
+            )
+
+    def _thresholds(self) -> Thresholds:
+        from .verify import THRESHOLDS
+
+        limits = THRESHOLDS[self._arguments.precision]
+        if self._arguments.min_agreement is not None:
+            limits = replace(limits, agreement=self._arguments.min_agreement)
+        if self._arguments.max_drop is not None:
+            limits = replace(limits, miou_drop=self._arguments.max_drop)
+        return limits
+
+    def _samples(self, model: DeepLab) -> list[Sample] | None:
+        from deeplab_infer.images import list_images, read_image
+
+        from .verify import Sample
+
+        arguments = self._arguments
+        if arguments.images:
+            return [Sample(path.name, read_image(path)) for path in list_images(arguments.images)]
+        if model.config.dataset.name != "synthetic_streets" or arguments.height or arguments.width:
+            return None
+        from deeplab_infer.data.synthetic_streets import generate_street
+
+        # The bundled model knows these scenes, so its mIoU can be judged too.
+        sizes = ((512, 1024), (257, 513), (384, 256))
+        return [Sample(f"street {i}", *generate_street(1_000_000 + i, *size)) for i, size in enumerate(sizes)]
+
+    def _engine(self, model: DeepLab, onnx_path: Path, target: Path) -> list[VerificationReport]:
+        """Build the engine, and run it where there is a GPU."""
+        from .engine import build_engine
+        from .engine_layers import layers_table
+
+        assert self._options is not None
+        with _bar(self._console, self._arguments.quiet) as update:
+            engine = build_engine(
+                onnx_path,
+                target,
+                self._options,
+                command=self._command,
+                cache_folder=onnx_path.parent,
+                progress=update,
+            )
+        found = engine.manifest
+        types = ", ".join(f"{count} {kind}" for kind, count in found.layers.items())
+        self._console.print(
+            f"{target.name}: {found.flavour} {found.version}, {target.stat().st_size / 1e6:.0f} MB; layers: {types} "
+            f"({found.layers_from}); batch x height x width: {'; '.join(map(str, found.profiles))}",
+            soft_wrap=True,
+        )
+        if self._arguments.layers:
+            make_console().print(layers_table(engine.layers, f"layers of {target.name} ({found.layers_from})"))
+        if self._arguments.no_verify:
+            return []
+        if found.gpu is None:
+            _log.warning("%s was built but not run: there is no GPU here; run deeplab-eval where one is", target.name)
+            return []
+        return [self._verify(model, target)]
+
+    # -- saying
+
+    def _show(self, report: VerificationReport) -> None:
+        console = make_console(stderr=True)
+        if not self._arguments.quiet:
+            console.print(report.table())
+            if not report.judged_labels:
+                console.print("random weights: label agreement is shown but does not decide")
+        verdict = "PASSED" if report.passed else "FAILED"
+        console.print(f"{verdict}: {report.file} ({report.precision})", soft_wrap=True)
+
+    def _write_report(self, target: Path, reports: list[VerificationReport]) -> None:
+        if not reports:
+            return
+        found = reports[0].to_dict()
+        if len(reports) > 1:
+            found["engine"] = reports[1].to_dict()
+        text = json.dumps(found, indent=1)
+        with atomic_write(target.with_suffix(".report.json"), "w") as stream:
+            stream.write(text + "\n")
+        if self._arguments.json == "-":
+            print(text)
+        elif self._arguments.json:
+            with atomic_write(self._arguments.json, "w") as stream:
+                stream.write(text + "\n")
+
+    def _stem(self, model: DeepLab | None) -> str:
+        arguments = self._arguments
+        suffix = "" if arguments.precision == "fp32" else f"_{arguments.precision}"
+        if arguments.name:
+            return str(arguments.name)
+        if model is not None:
+            return model.config.name + suffix
+        name = load_config(arguments.config).name if arguments.config else Path(arguments.checkpoint).stem
+        return name + suffix
+
+
+def _choose_format(arguments: argparse.Namespace) -> str:
+    """An engine where one can be built here, else an ONNX file; what was chosen is said."""
+    if arguments.format != "auto":
+        return str(arguments.format)
+    from deeplab_infer.runtime.tensorrt_flavour import load_flavour
+
+    from .engine import gpu_name
+
+    try:
+        flavour = load_flavour(arguments.flavour)
+    except BackendError as error:
+        if arguments.flavour != "auto" or arguments.save_command:
+            raise
+        _log.info("writing ONNX only: %s", error)
+        return "onnx"
+    if not flavour.supports("building without a GPU") and gpu_name() is None:
+        _log.warning("writing ONNX only: %s needs an NVIDIA GPU to build engines, and none was found", flavour.name)
+        return "onnx"
+    return "engine"
+
+
+def _signature(arguments: argparse.Namespace, kind: str) -> Signature:
+    from .graph import Signature
+
+    sizes = {name: getattr(arguments, name) for name in ("batch", "height", "width") if getattr(arguments, name)}
+    for profile in arguments.profile if kind == "engine" else ():
+        for name in ("batch", "height", "width"):
+            sizes[name] = _union(sizes.get(name), getattr(profile, name))
+    return Signature(arguments.input, arguments.output, **sizes)
+
+
+def _union(one: tuple[int, int, int] | None, other: tuple[int, int, int]) -> tuple[int, int, int]:
+    return other if one is None else (min(one[0], other[0]), one[1], max(one[2], other[2]))
+
+
+def _engine_options(arguments: argparse.Namespace) -> EngineOptions:
+    from .engine import EngineOptions, plugin_library
+
+    plugins = list(arguments.plugin)
+    if arguments.custom_ops:
+        plugins.insert(0, str(plugin_library()))
+    return EngineOptions(
+        flavour=arguments.flavour,
+        profiles=tuple(arguments.profile) or _profile_of_sizes(arguments),
+        workspace=arguments.workspace,
+        optimisation_level=arguments.optimization_level,
+        hardware_compatibility=arguments.hardware_compatibility,
+        version_compatible=arguments.version_compatible,
+        strip_weights=arguments.strip_weights,
+        refit=arguments.refit,
+        compute_capabilities=tuple(arguments.compute_capability),
+        timing_cache=not arguments.no_timing_cache,
+        plugins=tuple(plugins),
+    )
+
+
+def _profile_of_sizes(arguments: argparse.Namespace) -> tuple[Profile, ...]:
+    """The profile that --height and --width say; the batch is 1 unless it was given."""
+    if arguments.height is None or arguments.width is None:
+        return ()
+    return (Profile(arguments.batch or (1, 1, 1), arguments.height, arguments.width),)
 
 
 def _load_model(arguments: argparse.Namespace) -> DeepLab:
@@ -178,49 +413,23 @@ def _load_model(arguments: argparse.Namespace) -> DeepLab:
     return model
 
 
-def _export(model: DeepLab, target: Path, arguments: argparse.Namespace) -> VerificationReport | None:
-    """Write the file and its report; a file that fails its verification stays, its report says so."""
-    from .onnx_export import export_onnx
-    from .verify import THRESHOLDS, verify
-
-    console = make_console(stderr=True, quiet=arguments.quiet)
-    sizes = {name: getattr(arguments, name) for name in ("batch", "height", "width") if getattr(arguments, name)}
-    with atomic_path(target) as temporary:
-        with console.status(f"exporting {model.config.name} ({arguments.precision})"):
-            manifest = export_onnx(
-                model,
-                temporary,
-                input=arguments.input,
-                output=arguments.output,
-                precision=arguments.precision,
-                opset=arguments.opset,
-                **sizes,
-            )
-        if arguments.no_verify:
-            return None
-        limits = THRESHOLDS[arguments.precision]
-        if arguments.min_agreement is not None:
-            limits = replace(limits, agreement=arguments.min_agreement)
-        if arguments.max_drop is not None:
-            limits = replace(limits, miou_drop=arguments.max_drop)
-        with console.status("verifying"):
-            report = verify(
-                model,
-                temporary,
-                samples=_samples(arguments, model),
-                runtimes=arguments.runtime or ("onnxruntime",),
-                thresholds=limits,
-            )
-        _embed_report(temporary, replace(manifest, report=_summary(report)))
-    return replace(report, file=str(target))
+def _publish(path: Path, folder: Path) -> None:
+    """Move a finished file to where it belongs."""
+    os.chmod(path, 0o666 & ~umask())
+    os.replace(path, folder / path.name)
 
 
-def _embed_report(path: Path, manifest) -> None:  # type: ignore[no-untyped-def]
+def _finished(path: Path, report: VerificationReport) -> VerificationReport:
+    """The report of a file that carries its summary."""
     import onnx
+
+    from deeplab_infer.manifest import read_onnx_manifest
 
     from .onnx_export import write_onnx
 
-    write_onnx(onnx.load(str(path)), path, manifest)
+    if path.suffix == ".onnx":
+        write_onnx(onnx.load(str(path)), path, replace(read_onnx_manifest(path), report=_summary(report)))
+    return report
 
 
 def _summary(report: VerificationReport) -> dict[str, object]:
@@ -233,53 +442,21 @@ def _summary(report: VerificationReport) -> dict[str, object]:
     }
 
 
-def _samples(arguments: argparse.Namespace, model: DeepLab) -> list[Sample] | None:
-    from deeplab_infer.images import list_images, read_image
+@contextlib.contextmanager
+def _bar(console: Console, quiet: bool) -> Iterator[Callable[[str, int, int], None]]:
+    """Progress bars by phase; a finished phase disappears."""
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-    from .verify import Sample
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=console, disable=quiet, transient=True) as progress:
+        tasks: dict[str, Any] = {}
 
-    if arguments.images:
-        return [Sample(path.name, read_image(path)) for path in list_images(arguments.images)]
-    if model.config.dataset.name != "synthetic_streets" or arguments.height or arguments.width:
-        return None
-    from deeplab_infer.data.synthetic_streets import generate_street
+        def update(phase: str, done: int, total: int) -> None:
+            if phase not in tasks:
+                tasks[phase] = progress.add_task(phase, total=total)
+            progress.update(tasks[phase], completed=done, visible=done < total)
 
-    # The bundled model knows these scenes, so its mIoU can be judged too.
-    sizes = ((512, 1024), (257, 513), (384, 256))
-    return [Sample(f"street {i}", *generate_street(1_000_000 + i, *size)) for i, size in enumerate(sizes)]
-
-
-def _show(report: VerificationReport, target: Path, arguments: argparse.Namespace) -> None:
-    text = json.dumps(report.to_dict(), indent=1)
-    report_path = target.with_suffix(".report.json")
-    with atomic_write(report_path, "w") as stream:
-        stream.write(text + "\n")
-    if arguments.json == "-":
-        print(text)
-    elif arguments.json:
-        with atomic_write(arguments.json, "w") as stream:
-            stream.write(text + "\n")
-    console = make_console(stderr=True)
-    if not arguments.quiet:
-        console.print(report.table())
-        if not report.judged_labels:
-            console.print("random weights: label agreement is shown but does not decide")
-    verdict = "PASSED" if report.passed else "FAILED"
-    console.print(f"{verdict}: {target} ({report.precision}), report in {report_path.name}", soft_wrap=True)
-
-
-def _range(text: str) -> tuple[int, int, int]:
-    try:
-        parts = [int(part) for part in text.split(":")]
-    except ValueError:
-        parts = []
-    if len(parts) == 1:
-        parts *= 3
-    if len(parts) != 3 or not 1 <= parts[0] <= parts[1] <= parts[2]:
-        raise argparse.ArgumentTypeError(
-            f"{text!r} is neither a size nor min:typical:max with 1 <= min <= typical <= max"
-        )
-    return parts[0], parts[1], parts[2]
+        yield update
 
 
 if __name__ == "__main__":

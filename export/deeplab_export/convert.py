@@ -49,6 +49,10 @@ def convert(
         result.CopyFrom(model)
     opset = next(entry for entry in result.opset_import if entry.domain in ("", "ai.onnx"))
     opset.version = max(opset.version, precision.opset)
+    if any(node.domain == "deeplab" for node in result.graph.node):
+        from .custom_ops import add_functions
+
+        add_functions(result)  # a function says which operator set its body is of
     return result
 
 

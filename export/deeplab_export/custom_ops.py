@@ -26,7 +26,7 @@ from deeplab_infer import fuse
 from deeplab_infer.errors import ExportError
 from deeplab_infer.ops import tensors
 
-from .graph import DeploymentGraph
+from .graph import MAX_UINT8_CLASSES, DeploymentGraph
 from .onnx_export import _check, _check_signature, _quiet, _tidy, opset_of
 
 DOMAIN = "deeplab"
@@ -48,7 +48,7 @@ _CONVOLUTION_KINDS = {
 }
 
 _domain = onnxscript.values.Opset(DOMAIN, DOMAIN_VERSION)
-_standard = onnxscript.opset18
+_standard: Any = onnxscript.opset18
 
 _library = torch.library.Library("deeplab_export", "DEF")
 _library.define(
@@ -76,7 +76,7 @@ def to_onnx_with_custom_ops(graph: DeploymentGraph, opset: int) -> onnx.ModelPro
         A checked model whose fused operators are nodes of the domain ``deeplab`` version 1, each with its function.
 
     Raises:
-        ExportError: nothing in the network can be fused, or the graph fails ONNX's own checks.
+        ExportError: the graph has no fused operator, or fails ONNX's own checks.
     """
     fused = _FusedGraph(graph)
     dynamic = _dynamic_shapes(graph)
@@ -84,7 +84,6 @@ def to_onnx_with_custom_ops(graph: DeploymentGraph, opset: int) -> onnx.ModelPro
         program = torch.export.export(fused.eval(), (graph.example(),), dynamic_shapes=dynamic)
         _separate_rates(program.graph)
         _drop_round_trips(program.graph)
-        _skip_logits_cast(program.graph)
         program.graph_module.recompile()
         exported = torch.onnx.export(
             program,
@@ -102,6 +101,11 @@ def to_onnx_with_custom_ops(graph: DeploymentGraph, opset: int) -> onnx.ModelPro
         optimizer.fold_constants(exported.model, input_size_limit=_NO_LIMIT, output_size_limit=_NO_LIMIT)
         optimizer.remove_unused_nodes(exported.model)
     model = exported.model_proto
+    if not custom_nodes(model):
+        raise ExportError(
+            f"{graph.config.name} has nothing to fuse: no depthwise convolution; export it without custom operators, "
+            "or with labels as output"
+        )
     _tidy(model, graph)
     add_functions(model)
     _check(model)
@@ -164,12 +168,7 @@ class _FusedGraph(nn.Module):
         self.signature = graph.signature
         self.deployed = copy.deepcopy(graph)
         self.deployed.signature = dataclasses.replace(graph.signature, output="logits")
-        report = fuse(self.deployed.network)
-        if not report.fused and self.signature.output == "logits":
-            raise ExportError(
-                f"{graph.config.name} has nothing to fuse: no depthwise convolution, no decoder; export it plainly, "
-                "or with labels as output"
-            )
+        fuse(self.deployed.network)
 
     def forward(self, image: Tensor) -> Tensor:
         logits = self.deployed(image)
@@ -233,16 +232,6 @@ def _drop_round_trips(graph: fx.Graph) -> None:
                 graph.erase_node(source)
 
 
-def _skip_logits_cast(graph: fx.Graph) -> None:
-    """The fused resize computes in float32 whatever it reads: half-precision logits go in as they are."""
-    for node in graph.find_nodes(op="call_function", target=torch.ops.deeplab.upsample_argmax.default):
-        cast = node.args[0]
-        if isinstance(cast, fx.Node) and cast.target in (torch.ops.aten.to.dtype, torch.ops.aten._to_copy.default):
-            node.replace_input_with(cast, cast.all_input_nodes[0])
-            if not cast.users:
-                graph.erase_node(cast)
-
-
 def _schema(name: str, inputs: int, outputs: int, **attributes: OpSchema.AttrType) -> onnxscript.values.Op:
     """An operator as the exporter's recorder wants it described."""
     schema = OpSchema(
@@ -265,22 +254,17 @@ def _schema(name: str, inputs: int, outputs: int, **attributes: OpSchema.AttrTyp
     return onnxscript.values.Op(_domain, name, schema)
 
 
-def _float32(value: Any) -> Any:
-    return _standard.Cast(value, to=onnx.TensorProto.FLOAT)
-
-
 def _depthwise(x: Any, weight: Any, scale: Any, shift: Any, stride: int, rates: Sequence[int], activation: str) -> Any:
     kinds, common = OpSchema.AttrType, _convolution_attributes(weight, activation)
-    parameters = [_float32(value) for value in (weight, scale, shift)]
     if len(rates) > 1:
         if stride != 1:
             raise ExportError(f"several atrous rates with a stride of {stride} have no operator")
         op = _schema(ASPP_DEPTHWISE, 4, len(rates), rates=kinds.INTS, **_CONVOLUTION_KINDS)
-        return op(x, *parameters, rates=list(rates), **common)
+        return op(x, weight, scale, shift, rates=list(rates), **common)
     op = _schema(DEPTHWISE, 4, 1, dilations=kinds.INTS, strides=kinds.INTS, pads=kinds.INTS, **_CONVOLUTION_KINDS)
     (rate,) = rates
     pads = [rate * (weight.shape[-1] // 2)] * 4
-    return [op(x, *parameters, dilations=[rate, rate], strides=[stride, stride], pads=pads, **common)]
+    return [op(x, weight, scale, shift, dilations=[rate, rate], strides=[stride, stride], pads=pads, **common)]
 
 
 def _upsample_concat_depthwise(
@@ -288,8 +272,7 @@ def _upsample_concat_depthwise(
 ) -> Any:
     kinds, common = OpSchema.AttrType, _convolution_attributes(weight, activation)
     op = _schema(UPSAMPLE_CONCAT_DEPTHWISE, 5, 1, align_corners=kinds.INT, rate=kinds.INT, **_CONVOLUTION_KINDS)
-    parameters = [_float32(value) for value in (weight, scale, shift)]
-    return op(x, low, *parameters, align_corners=int(align_corners), rate=rate, **common)
+    return op(x, low, weight, scale, shift, align_corners=int(align_corners), rate=rate, **common)
 
 
 def _convolution_attributes(weight: Any, activation: str) -> dict[str, Any]:
@@ -312,16 +295,14 @@ def _upsample_argmax(logits: Any, size: Any, via: Sequence[int], align_corners: 
     kinds = OpSchema.AttrType
     op = _schema(UPSAMPLE_ARGMAX, 2, 1, align_corners=kinds.INT, tensorrt_plugin_shape_input_indices=kinds.INTS)
     labels = op(logits, _size_tensor(size), align_corners=int(align_corners), tensorrt_plugin_shape_input_indices=[1])
-    if logits.shape[1] > 256:
+    if logits.shape[1] > MAX_UINT8_CLASSES:
         return labels
     # Plugins cannot give uint8, and TensorRT makes it only from floating point.
-    return _standard.Cast(_float32(labels), to=onnx.TensorProto.UINT8)
+    return _standard.Cast(_standard.Cast(labels, to=onnx.TensorProto.FLOAT), to=onnx.TensorProto.UINT8)
 
 
-def _size_tensor(size: Any) -> Any:
+def _size_tensor(size: Sequence[Any]) -> Any:
     """(H, W), each a number or a scalar in the graph, as one int64 tensor."""
-    if not isinstance(size, Sequence):
-        return size
     if all(isinstance(side, int) for side in size):
         return _standard.Constant(value_ints=list(size))
     sides = [

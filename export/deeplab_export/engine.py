@@ -19,7 +19,13 @@ from deeplab_infer.engine_manifest import EngineManifest, Profile, write_engine_
 from deeplab_infer.errors import BackendError, ExportError
 from deeplab_infer.files import atomic_write, sha256_file
 from deeplab_infer.manifest import Manifest, Range, read_onnx_manifest
-from deeplab_infer.runtime.tensorrt_flavour import Flavour, gpu_is_missing, load_flavour
+from deeplab_infer.runtime.tensorrt_flavour import (
+    PLUGIN_LIBRARY,
+    Flavour,
+    find_plugins,
+    gpu_is_missing,
+    load_flavour,
+)
 
 from .engine_layers import Layer, engine_layers, network_layers, types_of
 from .precision import PRECISIONS, choose_precision
@@ -105,15 +111,17 @@ def build_engine(
     options: EngineOptions | None = None,
     *,
     command: str = "",
+    cache_folder: str | os.PathLike[str] | None = None,
     progress: Progress | None = None,
 ) -> Engine:
     """Build an engine, whole or not at all, with its manifest as ``<engine>.json`` beside it.
 
     Args:
-        onnx_path: file written by `export_onnx`.
+        onnx_path: file written by `export_onnx`; a stripped engine looks for it beside itself.
         engine_path: the plan to write; only TensorRT's own bytes, so that NVIDIA's tools read it.
         options: see `EngineOptions`.
         command: that makes the engine again, for messages.
+        cache_folder: of the timing cache; by default the engine's.
         progress: called with (phase, steps done, steps).
 
     Raises:
@@ -125,9 +133,8 @@ def build_engine(
     options = options or EngineOptions()
     manifest = read_onnx_manifest(onnx_path)
     flavour = load_flavour(options.flavour)
-    options = _with_profiles(options, manifest)
-    check_options(options, flavour)
-    builder = _Build(flavour, Path(onnx_path), Path(engine_path), manifest, options)
+    options = resolve_options(options, manifest, flavour)
+    builder = _Build(flavour, Path(onnx_path), Path(cache_folder or Path(engine_path).parent), manifest, options)
     plan, layers, source = builder.run(progress)
     _check_precision(manifest, layers)
     with atomic_write(engine_path) as stream:
@@ -145,7 +152,7 @@ def build_engine(
         weights="stripped" if options.strip_weights else "inside",
         refittable=options.refit or options.strip_weights,
         tf32=PRECISIONS[manifest.precision].tf32,
-        onnx=os.path.relpath(onnx_path, Path(engine_path).parent),
+        onnx=Path(onnx_path).name,
         onnx_sha256=sha256_file(onnx_path),
         layers=types_of(layers),
         layers_from=source,
@@ -156,11 +163,11 @@ def build_engine(
     return Engine(found, layers)
 
 
-def check_options(options: EngineOptions, flavour: Flavour) -> None:
-    """Refuse what a flavour would ignore.
+def resolve_options(options: EngineOptions, manifest: Manifest, flavour: Flavour) -> EngineOptions:
+    """The options with their profiles, refused where the flavour would ignore one.
 
     Raises:
-        ExportError: an option that the flavour does not have.
+        ExportError: an option that the flavour does not have, or a profile beyond the file's sizes.
     """
     asked = {
         "hardware compatibility": options.hardware_compatibility != "none",
@@ -170,6 +177,7 @@ def check_options(options: EngineOptions, flavour: Flavour) -> None:
     for option, given in asked.items():
         if given and not flavour.supports(option):
             raise ExportError(f"{flavour.name} {flavour.version} has no {option}; leave the option away")
+    return _with_profiles(options, manifest)
 
 
 def _clip(wanted: Range, limits: Range) -> Range:
@@ -204,10 +212,10 @@ class _Build:
     """One build; TensorRT's objects live as long as this."""
 
     def __init__(
-        self, flavour: Flavour, onnx_path: Path, engine_path: Path, manifest: Manifest, options: EngineOptions
+        self, flavour: Flavour, onnx_path: Path, cache_folder: Path, manifest: Manifest, options: EngineOptions
     ) -> None:
         self._flavour, self._trt = flavour, flavour.trt
-        self._onnx_path, self._engine_path = onnx_path, engine_path
+        self._onnx_path, self._cache_folder = onnx_path, cache_folder
         self._manifest, self._options = manifest, options
         self.gpu = gpu_name()
         flavour.logger.errors.clear()
@@ -223,10 +231,8 @@ class _Build:
 
     def run(self, progress: Progress | None) -> tuple[bytes, list[Layer], str]:
         trt, logger = self._trt, self._flavour.logger
-        registry = trt.get_plugin_registry()
         for plugin in self._options.plugins:
-            if registry.load_library(str(plugin)) is None:
-                raise BackendError(f"{plugin}: TensorRT cannot load this plugin library: {self._errors()}")
+            self._flavour.load_plugins(Path(plugin))
         try:
             builder = trt.Builder(logger)
         except (TypeError, RuntimeError) as error:
@@ -310,7 +316,7 @@ class _Build:
 
     def _timing_cache_path(self) -> Path:
         gpu = "".join(c if c.isalnum() else "-" for c in self.gpu or "no-gpu").lower()
-        return self._engine_path.parent / f"{self._flavour.name}-{self._flavour.version}-{gpu}.timing-cache"
+        return self._cache_folder / f"{self._flavour.name}-{self._flavour.version}-{gpu}.timing-cache"
 
     def _open_timing_cache(self, config: Any) -> Any:
         if not self._options.timing_cache or not self._flavour.supports("timing cache"):
@@ -375,6 +381,21 @@ def _check_precision(manifest: Manifest, layers: list[Layer]) -> None:
         raise ExportError(
             f"the file is {precision.name}, but no convolution of the engine is ({found}); TensorRT ignored the types"
         )
+
+
+def plugin_library() -> Path:
+    """Our own plugin library.
+
+    Raises:
+        BackendError: this build has none.
+    """
+    found = find_plugins(PLUGIN_LIBRARY, Path.cwd())
+    if found is None:
+        raise BackendError(
+            "this build of deeplab-infer has no TensorRT plugin library; build it with TensorRT's headers (see "
+            "docs/tensorrt_plugins.md), or export without --custom-ops"
+        )
+    return found
 
 
 def gpu_name() -> str | None:

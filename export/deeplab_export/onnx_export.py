@@ -4,11 +4,13 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import logging
 import os
 import platform
 import warnings
 from collections.abc import Callable, Collection, Iterator
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -18,6 +20,7 @@ from numpy.typing import NDArray
 from onnx import shape_inference
 
 from deeplab_infer import __version__
+from deeplab_infer.configs import ModelConfig
 from deeplab_infer.errors import ExportError
 from deeplab_infer.files import atomic_write
 from deeplab_infer.manifest import METADATA_KEY, Manifest
@@ -62,7 +65,7 @@ def export_onnx(
             types. ``"tf32"`` is the float32 graph and tells GPUs that they may round factors to 10 bits.
         rest: type of the layers that an eight-bit graph does not quantise: ``"fp32"`` or ``"fp16"``.
         keep: layers in higher precision (`deeplab_export.quantize.layers` names them).
-        calibration: images and method for eight bits; by default 32 generated streets.
+        calibration: images and method for eight bits; by default 16 generated streets.
         batch, height, width: one size fixes the dimension, (min, typical, max) leaves it open.
         opset: ONNX operator set, 18 to 22; a precision may need a later one.
 
@@ -88,9 +91,15 @@ class TracedNetwork:
     """
 
     def __init__(
-        self, model: DeepLab, signature: Signature, opset: int = 18, calibration: Calibration | None = None
+        self,
+        model: DeepLab,
+        signature: Signature,
+        opset: int = 18,
+        calibration: Calibration | None = None,
+        *,
+        custom_ops: bool = False,
     ) -> None:
-        """Trace a network.
+        """Trace a network; ``custom_ops`` keeps our fused kernels as operators of their own.
 
         Raises:
             ExportError: an unknown opset, or a graph that fails ONNX's own checks.
@@ -99,7 +108,13 @@ class TracedNetwork:
             raise ExportError(f"opset {opset} is not one of {', '.join(map(str, OPSETS))}")
         self.model = model
         self.signature = signature
-        self.graph = to_onnx(DeploymentGraph(model, signature), opset)
+        graph = DeploymentGraph(model, signature)
+        if custom_ops:
+            from .custom_ops import to_onnx_with_custom_ops
+
+            self.graph = to_onnx_with_custom_ops(graph, opset)
+        else:
+            self.graph = to_onnx(graph, opset)
         self._calibration = calibration or Calibration()
         self._magnitudes: dict[str, float] | None = None
 
@@ -115,28 +130,19 @@ class TracedNetwork:
         """Reach of the activations on the calibration images; measured once."""
         if self._magnitudes is None:
             self._magnitudes = calibrate(
-                self.graph, self._inputs(), self._calibration.method, self._calibration.percentile, progress
+                self.graph, self.calibration_inputs, self._calibration.method, self._calibration.percentile, progress
             )
         return self._magnitudes
 
     def manifest(self, precision: Precision, keep: Collection[str], opset: int) -> Manifest:
         """What a file of this network promises."""
-        config, signature = self.model.config, self.signature
-        return Manifest(
-            config=config,
-            input_kind=signature.input,
-            output_kind=signature.output,
-            precision=precision.name,
-            rest=precision.rest,
+        return replace(
+            promised_manifest(self.model.config, self.signature, precision),
             kept_layers=tuple(keep),
             calibration=self._calibration.to_dict() if precision.eight_bits is not None else None,
             opset=opset,
-            batch=signature.batch,
-            height=signature.height,
-            width=signature.width,
             checkpoint_sha256=self.model.checkpoint_sha256,
             checkpoint_source=self.model.checkpoint_source or "random weights",
-            tools=_tools(),
         )
 
     def write(self, path: str | os.PathLike[str], precision: Precision, keep: Collection[str] = ()) -> Manifest:
@@ -146,17 +152,34 @@ class TracedNetwork:
         write_onnx(converted, path, manifest)
         return manifest
 
-    def _inputs(self) -> list[NDArray[Any]]:
+    @functools.cached_property
+    def calibration_inputs(self) -> list[NDArray[Any]]:
         """Calibration images as inputs of the graph."""
         signature, config = self.signature, self.model.config
         typical = (signature.height[1], signature.width[1])
         images = fit_images(
-            calibration_images(self._calibration.source, self._calibration.count, typical),
+            calibration_images(self._calibration.source, self._calibration.images, typical),
             config.test_scale,
             ((signature.height[0], signature.height[2]), (signature.width[0], signature.width[2])),
         )
         batches = [np.repeat(image[None], signature.batch[0], axis=0) for image in images]
         return [normalise(batch, config) for batch in batches] if signature.input == "float" else list(batches)
+
+
+def promised_manifest(config: ModelConfig, signature: Signature, precision: Precision) -> Manifest:
+    """The manifest of a file before there is one."""
+    return Manifest(
+        config=config,
+        input_kind=signature.input,
+        output_kind=signature.output,
+        precision=precision.name,
+        rest=precision.rest,
+        opset=precision.opset,
+        batch=signature.batch,
+        height=signature.height,
+        width=signature.width,
+        tools=_tools(),
+    )
 
 
 def to_onnx(graph: DeploymentGraph, opset: int) -> onnx.ModelProto:

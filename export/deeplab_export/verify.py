@@ -16,17 +16,19 @@ from numpy.typing import NDArray
 from rich.table import Table
 
 from deeplab_infer.data.synthetic_streets import MIN_SIZE, generate_street
+from deeplab_infer.engine_manifest import ENGINE_SUFFIXES
 from deeplab_infer.errors import ExportError
 from deeplab_infer.evaluation import ConfusionMatrix
-from deeplab_infer.manifest import Manifest, read_onnx_manifest
+from deeplab_infer.manifest import Manifest
 from deeplab_infer.models import DeepLab
 from deeplab_infer.ops.functional import upsample
 from deeplab_infer.preprocess import normalise, resize_image
-from deeplab_infer.runtime import Runner, open_runner
+from deeplab_infer.runtime import Runner, open_runner, read_manifest
 
 from .convert import emulate_bfloat16
 
 Size = tuple[int, int]
+_RUNTIME = {".xml": ("openvino",)} | dict.fromkeys(ENGINE_SUFFIXES, ("tensorrt",))
 
 
 @dataclass(frozen=True)
@@ -99,6 +101,7 @@ class VerificationReport:
         judged_labels: whether label agreement decides; random weights have near ties everywhere, so it does not
             for them.
         cases: one a runtime and image.
+        search: what the sensitivity search found, where one was made.
     """
 
     file: str
@@ -106,6 +109,7 @@ class VerificationReport:
     thresholds: Thresholds
     judged_labels: bool
     cases: list[Case] = field(default_factory=list)
+    search: dict[str, Any] | None = None
 
     @property
     def passed(self) -> bool:
@@ -135,6 +139,7 @@ class VerificationReport:
             "judged_labels": self.judged_labels,
             "thresholds": asdict(self.thresholds),
             "cases": cases,
+            "search": self.search,
         }
 
     def table(self) -> Table:
@@ -192,17 +197,17 @@ def verify(
 
     Args:
         model: the float32 network.
-        path: file written by `export_onnx`.
+        path: file written by `export_onnx`, `export_openvino` or `build_engine`.
         samples: images; by default street scenes of several sizes that the file accepts, and noise.
-        runtimes: backends of `deeplab_infer.runtime`.
+        runtimes: backends of `deeplab_infer.runtime`; engines and OpenVINO files have their own.
         thresholds: what passes; by default `THRESHOLDS` of the file's precision.
 
     Raises:
         ModelFileError, BackendError: the file or a runtime is unusable.
         ExportError: no image fits the sizes that the file accepts.
     """
-    manifest = read_onnx_manifest(path)
-    samples = default_samples(manifest) if samples is None else [_fit(sample, manifest) for sample in samples]
+    manifest, runtimes = read_manifest(path), _RUNTIME.get(Path(path).suffix, runtimes)
+    samples = default_samples(manifest) if samples is None else fit_samples(samples, manifest)
     if not samples:
         raise ExportError("no image to verify with")
     report = VerificationReport(
@@ -235,11 +240,16 @@ def _open(path: str | os.PathLike[str], runtime: str, manifest: Manifest) -> Run
 
 
 def default_samples(manifest: Manifest) -> list[Sample]:
-    """Street scenes at the typical, a smaller odd and a portrait size, as far as the file accepts them, and noise."""
+    """Street scenes at the typical, a smaller odd and a portrait size, as far as the file accepts them, and noise.
+
+    Eight-bit files are not judged on noise.
+    """
     typical = (min(manifest.height[1], 512), min(manifest.width[1], 1024))
     wanted = [typical, (typical[0] // 2 + 1, typical[1] // 2 + 1), (typical[1] // 3, typical[0] // 3)]
     sizes = list(dict.fromkeys(_clip(size, manifest) for size in wanted))
     samples = [Sample(f"street {seed}", *_street(1_000_000 + seed, size)) for seed, size in enumerate(sizes)]
+    if manifest.precision in ("int8", "fp8"):
+        return samples  # noise is unlike anything that scales were calibrated for
     noise = np.random.default_rng(0).integers(0, 256, (*sizes[-1], 3), dtype=np.uint8)
     return [*samples, Sample("noise", noise)]
 
@@ -254,6 +264,11 @@ def _clip(size: Size, manifest: Manifest) -> Size:
         min(max(size[0], manifest.height[0]), manifest.height[2]),
         min(max(size[1], manifest.width[0]), manifest.width[2]),
     )
+
+
+def fit_samples(samples: Sequence[Sample], manifest: Manifest) -> list[Sample]:
+    """Given images at sizes that the file accepts."""
+    return [_fit(sample, manifest) for sample in samples]
 
 
 def _fit(sample: Sample, manifest: Manifest) -> Sample:

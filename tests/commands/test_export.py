@@ -10,6 +10,7 @@ import pytest
 from deeplab_export import command, onnx_export
 
 from deeplab_infer import checkpoints
+from deeplab_infer.engine_manifest import read_engine_manifest
 from deeplab_infer.manifest import read_onnx_manifest
 
 SMALL = ["--height", "1:64:128", "--width", "1:96:128"]
@@ -17,17 +18,23 @@ STREETS = "deeplabv3plus_mobilenetv2_streets"
 
 
 def export(tmp_path, *arguments):
-    return command.main([*arguments, *SMALL, "-o", str(tmp_path / "out")])
+    kind = [] if "--format" in arguments else ["--format", "onnx"]
+    return command.main([*arguments, *kind, *SMALL, "-o", str(tmp_path / "out")])
 
 
-def test_the_bundled_model_is_exported_and_verified(tmp_path, capfd):
+def test_the_bundled_model_ends_in_a_verified_engine(tmp_path):
     code = subprocess.run(
         [sys.executable, "-m", "deeplab_export.command", "--config", STREETS, "--fp16", "-o", str(tmp_path)],
         capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert code.returncode == 0, code.stderr
-    assert code.stdout.strip() == str(tmp_path / f"{STREETS}_fp16.onnx")
+    stem = tmp_path / f"{STREETS}_fp16"
+    assert code.stdout.split() == [f"{stem}.onnx", f"{stem}.engine"]
     assert "PASSED" in code.stderr
+    engine = read_engine_manifest(f"{stem}.engine")
+    assert engine.layers["half"] > 100
+    assert engine.command.startswith("deeplab-export --config")
+    assert {path.suffix for path in tmp_path.iterdir()} == {".onnx", ".engine", ".json"}
     report = json.loads((tmp_path / f"{STREETS}_fp16.report.json").read_text())
     assert report["passed"]
     assert all(case["agreement"] >= 0.999 for case in report["cases"])
@@ -79,6 +86,15 @@ def test_failed_verification_is_exit_code_1(tmp_path, capsys):
         (["--config", STREETS, "--checkpoint", "missing.pth"], "no such checkpoint file"),
         (["--config", STREETS, "--images", "nothing/*.png"], "no such file, folder or pattern"),
         (["--config", "missing.yaml"], "no such config file"),
+        (["--config", STREETS, "--fp16", "--keep", "no.such.layer"], "no layer 'no.such.layer' in this model"),
+        (["--config", STREETS, "--int8", "--calibration", "nothing"], "no such file, folder or pattern"),
+        (["--config", STREETS, "--int8", "--calibration-images", "0"], "must be at least 1"),
+        (["--config", STREETS, "--format", "openvino", "--fp8"], "OpenVINO files are fp32, bf16, fp16, int8"),
+        (["--config", STREETS, "--format", "engine", "--optimization-level", "9"], "0 to 5"),
+        (["--config", STREETS, "--format", "engine", "--workspace", "-1"], "above 0 GiB"),
+        (["--config", STREETS, "--format", "engine", "--flavour", "tensorrt"], "pip install 'deeplab-infer[tensorrt]'"),
+        (["--config", STREETS, "--save-command"], "add --format engine"),
+        (["--config", STREETS, "--format", "engine", "--custom-ops"], "no TensorRT plugin library"),
     ],
 )
 def test_wrong_use(tmp_path, capsys, arguments, message):
@@ -91,7 +107,12 @@ def test_wrong_use(tmp_path, capsys, arguments, message):
     "arguments",
     [
         ["--fp16", "--precision", "fp32"],
-        ["--precision", "int8"],
+        ["--precision", "int4"],
+        ["--fp16", "--int8"],
+        ["--profile", "1,2"],
+        ["--profile", "1,2,3:2:1"],
+        ["--format", "coreml"],
+        ["--hardware-compatibility", "all"],
         ["--height", "9:3:4"],
         ["--opset", "11"],
         ["--batch", "x"],
@@ -132,6 +153,74 @@ def test_nothing_half_written_is_left(tmp_path, capsys, monkeypatch, error, code
     assert export(tmp_path, "--config", STREETS) == code
     assert message in capsys.readouterr().err
     assert list((tmp_path / "out").iterdir()) == []
+
+
+def test_a_low_precision_that_misses_keeps_layers(tmp_path, capsys):
+    """int8 at a threshold that int8 alone misses: the search keeps some layers, and the file says which."""
+    assert export(tmp_path, "--config", STREETS, "--int8", "--calibration-images", "2", "--min-agreement", "0.998") == 0
+    said = capsys.readouterr().err
+    assert "thresholds missed" in said
+    assert "PASSED" in said
+    manifest = read_onnx_manifest(tmp_path / "out" / f"{STREETS}_int8.onnx")
+    report = json.loads((tmp_path / "out" / f"{STREETS}_int8.report.json").read_text())
+    assert manifest.kept_layers
+    assert list(manifest.kept_layers) == report["search"]["kept"]
+    assert 0 < report["search"]["cost"] < 1
+    assert manifest.calibration == {"source": ["streets"], "count": 2, "method": "minmax"}
+
+
+def test_layers_that_are_kept_by_hand(tmp_path, capsys):
+    assert export(tmp_path, "--config", STREETS, "--bf16", "--keep", "classifier", "--no-search") == 0
+    manifest = read_onnx_manifest(tmp_path / "out" / f"{STREETS}_bf16.onnx")
+    assert manifest.kept_layers == ("classifier",)
+    assert "bfloat16 emulated" in manifest.report["runtimes"][0]
+    assert command.main(["--config", STREETS, "--list-layers"]) == 0
+    layers = capsys.readouterr().out.splitlines()
+    assert "classifier" in layers
+    assert "decoder.convs.0.depthwise.conv  (never in eight bits)" in layers
+
+
+def test_an_openvino_file(tmp_path, capsys):
+    assert export(tmp_path, "--config", STREETS, "--format", "openvino", "--fp16") == 0
+    captured = capsys.readouterr()
+    assert "PASSED" in captured.err
+    assert captured.out.strip().endswith("_fp16.xml")
+    assert {path.suffix for path in (tmp_path / "out").iterdir()} == {".xml", ".bin", ".json"}
+
+
+def test_the_line_for_trtexec(tmp_path, capsys):
+    assert (
+        export(tmp_path, "--config", STREETS, "--format", "engine", "--fp16", "--save-command", "--workspace", "2") == 0
+    )
+    words = capsys.readouterr().out.split()
+    assert words[0] == "tensorrt_rtx"
+    assert "--minShapes=image:1x1x1x3" in words
+    assert "--maxShapes=image:1x128x128x3" in words
+    assert "--memPoolSize=workspace:2048M" in words
+    assert "--noTF32" in words
+    assert not (tmp_path / "out").exists()
+
+
+def test_layers_of_an_engine_as_a_table(tmp_path, capsys):
+    profiles = ["--profile", "1,32:64:128,96", "--profile", "1:2:4,64,96"]
+    assert (
+        export(tmp_path, "--config", STREETS, "--format", "engine", "--fp16", "--layers", *profiles, "--no-verify") == 0
+    )
+    captured = capsys.readouterr()
+    assert "layers of deeplabv3plus_mobilenetv2_streets_fp16.engine (network definition)" in captured.out
+    assert "CONVOLUTION" in captured.out
+    assert "NOT verified" in captured.err
+    found = read_engine_manifest(tmp_path / "out" / f"{STREETS}_fp16.engine")
+    assert [str(profile) for profile in found.profiles] == ["1 x 32:64:128 x 96", "1:2:4 x 64 x 96"]
+    assert found.manifest.batch == (1, 1, 4)
+
+
+def test_without_tensorrt_it_says_so_and_writes_onnx(tmp_path, monkeypatch, caplog, capsys):
+    monkeypatch.setattr("deeplab_infer.runtime.tensorrt_flavour.installed_flavours", list)
+    with caplog.at_level("INFO"):
+        assert export(tmp_path, "--config", STREETS, "--format", "auto", "--no-verify") == 0
+    assert "writing ONNX only: TensorRT is not installed" in caplog.text
+    assert capsys.readouterr().out.strip().endswith(".onnx")
 
 
 def test_list_and_help(capsys):

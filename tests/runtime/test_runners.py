@@ -72,7 +72,11 @@ def test_what_is_not_a_model(network, tmp_path):
         open_runner({})
     with pytest.raises(BackendError, match="needs an exported .onnx"):
         open_runner(network, backend="onnxruntime")
-    with pytest.raises(BackendError, match="TensorRT engines"):
+    with pytest.raises(BackendError, match="does not run TensorRT engines"):
+        open_runner(tmp_path / "model.engine", backend="onnxruntime")
+    with pytest.raises(BackendError, match="'tensorrt' needs an engine"):
+        open_runner(tmp_path / "model.onnx", backend="tensorrt")
+    with pytest.raises(ModelFileError, match="no such file"):
         open_runner(tmp_path / "model.engine")
     with pytest.raises(DeepLabError, match="no such"):
         open_runner("missing.pth")
@@ -116,11 +120,12 @@ def test_foreign_onnx_files(tmp_path):
         open_runner(tmp_path / "other.onnx")
 
 
+MISSING = ("onnxruntime", "openvino", "torch", "tensorrt", "tensorrt_rtx")
+
+
 def test_missing_packages_name_the_command_that_installs_them(monkeypatch, model_file, network):
     find = importlib.util.find_spec
-    monkeypatch.setattr(
-        importlib.util, "find_spec", lambda name: None if name in ("onnxruntime", "openvino", "torch") else find(name)
-    )
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name in MISSING else find(name))
     assert available_backends() == []
     with pytest.raises(BackendError, match=r"pip install 'deeplab-infer\[onnxruntime\]'"):
         open_runner(model_file)

@@ -9,11 +9,11 @@ import pytest
 from deeplab_export import export_onnx
 
 from deeplab_infer import Segmenter
-from deeplab_infer.engine_manifest import EngineManifest, Profile
+from deeplab_infer.engine_manifest import Profile
 from deeplab_infer.errors import BackendError, DeepLabError, ImageError
 from deeplab_infer.manifest import read_onnx_manifest
 from deeplab_infer.runtime import open_runner
-from deeplab_infer.runtime.tensorrt_runner import TensorRtRunner, profile_of
+from deeplab_infer.runtime.gpu_runner import GpuRunner
 
 from ..networks import make_network, random_images
 from .fake_gpu import FakeCuda, FakeEngine
@@ -21,7 +21,7 @@ from .fake_gpu import FakeCuda, FakeEngine
 PROFILE = Profile((1, 1, 2), (32, 48, 96), (32, 64, 128))
 
 
-def engine_manifest(path, profiles=(PROFILE,)):
+def make_runner(path, profiles=(PROFILE,), cuda=None, **options):
     manifest = read_onnx_manifest(path)
     sizes = {
         name: (
@@ -31,15 +31,10 @@ def engine_manifest(path, profiles=(PROFILE,)):
         )
         for name in ("batch", "height", "width")
     }
-    return EngineManifest(
-        replace(manifest, **sizes), "0" * 64, "tensorrt", "10.13.0", profiles, command="deeplab-export x"
-    )
-
-
-def make_runner(path, profiles=(PROFILE,), cuda=None, **options):
     cuda = cuda or FakeCuda()
     engine = FakeEngine(path, cuda, profiles)
-    return TensorRtRunner(engine, engine_manifest(path, profiles), cuda, **options), engine, cuda
+    options = {"profiles": profiles, "command": "deeplab-export x", **options}
+    return GpuRunner(engine, replace(manifest, **sizes), cuda, "tensorrt", **options), engine, cuda
 
 
 @pytest.fixture(scope="session")
@@ -150,7 +145,7 @@ def test_several_profiles(model_file):
     runner, _, _ = make_runner(model_file, profiles=(small, large))
     assert runner.run(random_images(1, 40, 40)).shape[0] == 1
     assert runner.run(random_images(4, 96, 128)).shape[0] == 4
-    assert profile_of(runner.engine_manifest, 2, (96, 128)) == 1
+    assert runner.profile_of(2, (96, 128)) == 1
     with pytest.raises(BackendError, match=r"1 x 64 x 96 is outside .* 1 x 32:32:48 x 32:32:64; 1:2:4 x 96 x 128"):
         runner.run(random_images(1, 64, 96))
     with pytest.raises(BackendError, match="deeplab-export x"):
