@@ -108,6 +108,9 @@ class EngineManifest:
             )
             for name in ("compute_capabilities", "plugins"):
                 values[name] = tuple(values[name])
+            for name in (*values["plugins"], values["onnx"]):
+                if Path(name).name != name:
+                    raise ModelFileError(f"the engine's manifest names {name!r}, which is not a file beside it")
             return cls(**values)
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise ModelFileError(f"the engine's manifest cannot be read ({error}); build the engine again") from error

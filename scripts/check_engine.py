@@ -26,6 +26,7 @@ SIZE = (512, 1024)
 def prepare(folder: Path) -> None:
     """The bundled model in several precisions, and what ONNX Runtime makes of a scene."""
     from deeplab_export import export_onnx
+
     from deeplab_infer import Segmenter, checkpoints
     from deeplab_infer.configs import load_config
     from deeplab_infer.data.synthetic_streets import generate_street
@@ -47,6 +48,7 @@ def prepare(folder: Path) -> None:
 def check(path: Path, folder: Path) -> dict[str, Any]:
     """One file: build, run, compare, time."""
     from deeplab_export.engine import build_engine
+
     from deeplab_infer import Segmenter
 
     known = np.load(path.with_suffix(".npz"))

@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Small networks with the statistics of a trained one, for tests that need one."""
 
+import copy
+
 import numpy as np
 import torch
 
@@ -27,12 +29,14 @@ def random_images(batch, height, width, seed=0):
     return np.random.default_rng(seed).integers(0, 256, (batch, height, width, 3), dtype=np.uint8)
 
 
-def reference_logits(model, images):
-    """Independent of the toolkit's preprocessing: float64 normalisation, then the network."""
+def reference_logits(model, images, dtype=torch.float32):
+    """Independent of the toolkit's preprocessing: float64 normalisation, then the network, computing in ``dtype``."""
     config = model.config
     pixels = images.astype(np.float64)
     if config.channel_order == "bgr":
         pixels = pixels[..., [2, 1, 0]]
     x = (pixels - np.array(config.mean)) / np.array(config.std)
+    if dtype != torch.float32:
+        model = copy.deepcopy(model).to(dtype)
     with torch.inference_mode():
-        return model(torch.from_numpy(x.transpose(0, 3, 1, 2)).float()).numpy()
+        return model(torch.from_numpy(x.transpose(0, 3, 1, 2)).to(dtype)).numpy()

@@ -127,7 +127,7 @@ def _open_file(path: Path, backend: str, device: str, threads: int | None) -> Ru
         raise BackendError(f"backend {backend!r} needs {package}; run: pip install 'deeplab-infer[{extra}]'")
     options = {"backend": backend} if backend in _PROVIDERS else {}
     runner: Runner = importlib.import_module(module, __package__).open_file(path, device, threads, **options)
-    _log.debug("%s: %s on %s", path.name, runner.name, runner.device)
+    _log.info("%s: %s on %s", path.name, runner.name, runner.device)
     return runner
 
 

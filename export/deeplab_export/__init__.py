@@ -6,8 +6,20 @@
 >>> assert verify(model, "model.onnx").passed
 """
 
+from .calibration import Calibration
+from .engine import EngineOptions, build_engine
 from .graph import DeploymentGraph, Signature
-from .onnx_export import export_onnx
+from .onnx_export import TracedNetwork, export_onnx
 from .verify import VerificationReport, verify
 
-__all__ = ["DeploymentGraph", "Signature", "VerificationReport", "export_onnx", "verify"]
+__all__ = [
+    "Calibration",
+    "DeploymentGraph",
+    "EngineOptions",
+    "Signature",
+    "TracedNetwork",
+    "VerificationReport",
+    "build_engine",
+    "export_onnx",
+    "verify",
+]

@@ -70,9 +70,14 @@ class _Job:
         self._command = shlex.join([PROG, *words])
         self._console: Console = make_console(stderr=True, quiet=arguments.quiet)
         self._format = _choose_format(arguments)
+        self._given: list[Sample] | None = None  # images to verify with, where not the default ones
         rest = arguments.rest or ("fp16" if self._format == "engine" else "fp32")
         self._precision: Precision = choose_precision(arguments.precision, rest)
         self._options = _engine_options(arguments) if self._format == "engine" else None
+        if self._options is not None and not arguments.save_command:
+            from .engine import require_builder
+
+            require_builder(self._options)
 
     def run(self, folder: Path) -> int:
         """Write, verify, report."""
@@ -81,6 +86,8 @@ class _Job:
         targets = [folder / f"{stem}{suffix}" for suffix in _SUFFIXES[self._format]]
         if (found := next((target for target in targets if target.exists()), None)) and not self._arguments.force:
             raise ExportError(f"{found} exists; choose another --output-dir or --name, or replace it with --force")
+        if not self._arguments.no_verify:
+            self._given = self._samples(model)
         with self._console.status(f"tracing {model.config.name}"):
             traced = self._trace(model)
         write = self._write_openvino if self._format == "openvino" else self._write_onnx
@@ -88,7 +95,8 @@ class _Job:
         with tempfile.TemporaryDirectory(prefix=".deeplab-export-", dir=folder) as name:
             work = Path(name)
             reports = [self._verified(traced, work / targets[0].name, write)]
-            if targets[0].suffix == ".xml":
+            if targets[0].suffix == ".xml":  # goes first and comes last: with it the pair is complete
+                targets[0].unlink(missing_ok=True)
                 _publish(work / targets[0].with_suffix(".bin").name, folder)
             _publish(work / targets[0].name, folder)
             if self._format == "engine" and (reports[0] is None or reports[0].passed):
@@ -209,7 +217,7 @@ class _Job:
             report = verify(
                 model,
                 target,
-                samples=self._samples(model),
+                samples=self._given,
                 runtimes=self._arguments.runtime or ("onnxruntime",),
                 thresholds=self._thresholds(),
             )
@@ -219,8 +227,8 @@ class _Job:
         from .sensitivity import search
         from .verify import default_samples, fit_samples
 
-        given, manifest = self._samples(traced.model), traced.manifest(self._precision, (), self._arguments.opset)
-        samples = default_samples(manifest) if given is None else fit_samples(given, manifest)
+        manifest = traced.manifest(self._precision, (), self._arguments.opset)
+        samples = default_samples(manifest) if self._given is None else fit_samples(self._given, manifest)
         with _bar(self._console, self._arguments.quiet) as update:
             return search(
                 traced,
@@ -248,13 +256,15 @@ class _Job:
 
         arguments = self._arguments
         if arguments.images:
-            return [Sample(path.name, read_image(path)) for path in list_images(arguments.images)]
+            paths = list_images(arguments.images)
+            return [Sample(path.name, read_image(path), _labels(path, arguments.labels, model)) for path in paths]
         if model.config.dataset.name != "synthetic_streets" or arguments.height or arguments.width:
             return None
         from deeplab_infer.data.synthetic_streets import generate_street
 
-        # The bundled model knows these scenes, so its mIoU can be judged too.
-        sizes = ((512, 1024), (257, 513), (384, 256))
+        # The bundled model knows these scenes, so its mIoU can be judged too; for eight bits over more of them, because
+        # rare classes decide it.
+        sizes = ((512, 1024), (257, 513), (384, 256)) * (4 if self._precision.eight_bits is not None else 1)
         return [Sample(f"street {i}", *generate_street(1_000_000 + i, *size)) for i, size in enumerate(sizes)]
 
     def _engine(self, model: DeepLab, onnx_path: Path, target: Path) -> list[VerificationReport]:
@@ -411,6 +421,26 @@ def _load_model(arguments: argparse.Namespace) -> DeepLab:
     if arguments.output_stride is not None:
         model = checkpoints.with_config(model, model.config.with_output_stride(arguments.output_stride))
     return model
+
+
+def _labels(image: Path, folder: str | None, model: DeepLab) -> Any:
+    """The mask of an image: a PNG of class numbers with the same name, palettised or grey."""
+    if folder is None:
+        return None
+    import numpy as np
+    from PIL import Image
+
+    path = Path(folder) / f"{image.stem}.png"
+    if not path.is_file():
+        raise ExportError(f"{path}: no such mask; --labels needs a PNG of class numbers for every image")
+    labels = np.asarray(Image.open(path))
+    allowed = {*range(model.config.num_classes), model.config.dataset.ignore_index}
+    if labels.ndim != 2 or not set(np.unique(labels).tolist()) <= allowed:
+        raise ExportError(
+            f"{path}: not a mask of class numbers 0..{model.config.num_classes - 1} "
+            f"(or {model.config.dataset.ignore_index} for pixels to ignore)"
+        )
+    return labels
 
 
 def _publish(path: Path, folder: Path) -> None:

@@ -72,11 +72,20 @@ def emulate_bfloat16(model: onnx.ModelProto) -> onnx.ModelProto:
 
     Products and sums inside an operator are float32, as on the hardware that computes in bfloat16.
     """
+    return emulate_half(model, TensorProto.BFLOAT16)
+
+
+def emulate_half(model: onnx.ModelProto, kind: int) -> onnx.ModelProto:
+    """A graph whose tensors of a half type are float32 with that type's values.
+
+    ONNX Runtime on CPUs computes neighbouring fp16 operators in float32 without rounding between them, so that it does
+    not show what overflows elsewhere.
+    """
     result = onnx.ModelProto()
     result.CopyFrom(model)
-    half = {tensor.name for tensor in result.graph.initializer if tensor.data_type == TensorProto.BFLOAT16}
+    half = {tensor.name for tensor in result.graph.initializer if tensor.data_type == kind}
     for value in onnx.shape_inference.infer_shapes(result).graph.value_info:
-        if value.type.tensor_type.elem_type == TensorProto.BFLOAT16:
+        if value.type.tensor_type.elem_type == kind:
             half.add(value.name)
     for tensor in result.graph.initializer:
         if tensor.name in half:
@@ -92,7 +101,7 @@ def emulate_bfloat16(model: onnx.ModelProto) -> onnx.ModelProto:
                 copy.output[index] = f"{name}_rounded"
             else:
                 copy.output[index] = f"{name}_exact"
-                nodes.append(_cast(f"{name}_exact", f"{name}_rounded", TensorProto.BFLOAT16))
+                nodes.append(_cast(f"{name}_exact", f"{name}_rounded", kind))
             nodes.append(_cast(f"{name}_rounded", name, TensorProto.FLOAT))
     del result.graph.node[:]
     result.graph.node.extend(nodes)

@@ -132,7 +132,7 @@ def build_engine(
     """
     options = options or EngineOptions()
     manifest = read_onnx_manifest(onnx_path)
-    flavour = load_flavour(options.flavour)
+    flavour = require_builder(options)
     options = resolve_options(options, manifest, flavour)
     builder = _Build(flavour, Path(onnx_path), Path(cache_folder or Path(engine_path).parent), manifest, options)
     plan, layers, source = builder.run(progress)
@@ -163,11 +163,45 @@ def build_engine(
     return Engine(found, layers)
 
 
+def require_builder(options: EngineOptions) -> Flavour:
+    """The TensorRT that these options need, before minutes are spent on anything else.
+
+    Raises:
+        BackendError: it is missing, or has no GPU where it needs one.
+        ExportError: an option that it does not have.
+    """
+    flavour, gpu = load_flavour(options.flavour), gpu_name()
+    check_options(options, flavour)
+    if gpu is None and not flavour.supports("building without a GPU"):
+        raise BackendError(
+            f"{flavour.name} measures kernels while it builds and needs an NVIDIA GPU; none was found. Build on "
+            "the machine that will run the engine, or install tensorrt-rtx, which builds without one"
+        )
+    if options.strip_weights and gpu is None and not flavour.supports("stripping without a GPU"):
+        raise BackendError(f"{flavour.name} needs an NVIDIA GPU to build an engine without its weights")
+    if options.refit and gpu is None:
+        raise BackendError(f"{flavour.name} needs an NVIDIA GPU to build an engine that can be refitted")
+    missing = next((plugin for plugin in options.plugins if not Path(plugin).is_file()), None)
+    if missing is not None:
+        raise BackendError(f"{missing}: no such plugin library")
+    return flavour
+
+
 def resolve_options(options: EngineOptions, manifest: Manifest, flavour: Flavour) -> EngineOptions:
     """The options with their profiles, refused where the flavour would ignore one.
 
     Raises:
         ExportError: an option that the flavour does not have, or a profile beyond the file's sizes.
+    """
+    check_options(options, flavour)
+    return _with_profiles(options, manifest)
+
+
+def check_options(options: EngineOptions, flavour: Flavour) -> None:
+    """Refuse what a flavour would ignore.
+
+    Raises:
+        ExportError: an option that the flavour does not have.
     """
     asked = {
         "hardware compatibility": options.hardware_compatibility != "none",
@@ -177,7 +211,6 @@ def resolve_options(options: EngineOptions, manifest: Manifest, flavour: Flavour
     for option, given in asked.items():
         if given and not flavour.supports(option):
             raise ExportError(f"{flavour.name} {flavour.version} has no {option}; leave the option away")
-    return _with_profiles(options, manifest)
 
 
 def _clip(wanted: Range, limits: Range) -> Range:
@@ -219,15 +252,6 @@ class _Build:
         self._manifest, self._options = manifest, options
         self.gpu = gpu_name()
         flavour.logger.errors.clear()
-        if self.gpu is None and not flavour.supports("building without a GPU"):
-            raise BackendError(
-                f"{flavour.name} measures kernels while it builds and needs an NVIDIA GPU; none was found. Build on "
-                "the machine that will run the engine, or install tensorrt-rtx, which builds without one"
-            )
-        if options.strip_weights and self.gpu is None and not flavour.supports("stripping without a GPU"):
-            raise BackendError(f"{flavour.name} needs an NVIDIA GPU to build an engine without its weights")
-        if options.refit and self.gpu is None:
-            raise BackendError(f"{flavour.name} needs an NVIDIA GPU to build an engine that can be refitted")
 
     def run(self, progress: Progress | None) -> tuple[bytes, list[Layer], str]:
         trt, logger = self._trt, self._flavour.logger

@@ -34,19 +34,24 @@ def export_openvino(
         path: the .xml to write.
         precision: fp32, fp16 (weights and activations as in the ONNX file), bf16 (float32 in the file, bfloat16 where
             the CPU has it) or int8 (NNCF, calibrated on the images of ``traced``; symmetric for ReLU networks).
-        keep: layers that stay in higher precision.
+        keep: layers that stay in higher precision; not for bf16, which is chosen for a whole network.
 
     Returns:
         The manifest that is also in the file, in its runtime information.
 
     Raises:
-        ExportError: another precision, or NNCF is missing.
+        ExportError: another precision, layers to keep that are unknown or not possible, or NNCF is missing.
     """
     if precision.name not in _GRAPHS:
         raise ExportError(f"OpenVINO files are {', '.join(_GRAPHS)}; {precision.name} is for engines and ONNX files")
     target = Path(path)
     if target.suffix != ".xml":
         raise ExportError(f"an OpenVINO file ends in .xml, got {target.name}")
+    unknown = sorted(set(keep) - set(layers(traced.graph)))
+    if unknown:
+        raise ExportError(f"no layer {unknown[0]!r} in this model; --list-layers shows them")
+    if keep and precision.name == "bf16":
+        raise ExportError("OpenVINO computes a whole network in bfloat16 or none of it: no layer can be kept; use fp16")
     try:
         import openvino
     except ImportError:
@@ -64,7 +69,8 @@ def export_openvino(
         # Half of the weights' bytes only where the precision says so: compression is lossy.
         openvino.save_model(model, written, compress_to_fp16=False)
         del model
-        # The .xml last: with it the pair is complete.
+        # The .xml goes first and comes last: with it the pair is complete.
+        target.unlink(missing_ok=True)
         for suffix in (".bin", ".xml"):
             os.replace(written.with_suffix(suffix), target.with_suffix(suffix))
     return manifest
@@ -73,6 +79,7 @@ def export_openvino(
 def _quantise(model: Any, traced: TracedNetwork, keep: Collection[str]) -> Any:
     try:
         import nncf
+        from nncf.quantization.advanced_parameters import OverflowFix
     except ImportError:
         raise ExportError(
             "int8 for OpenVINO needs its quantiser; run: pip install 'deeplab-infer[openvino-int8]'"
@@ -88,4 +95,6 @@ def _quantise(model: Any, traced: TracedNetwork, keep: Collection[str]) -> Any:
             subset_size=len(images),
             preset=nncf.QuantizationPreset.MIXED,
             ignored_scope=scope,
+            # Sums of full-range weights saturate on CPUs without VNNI (agreement 98.7 % instead of 99.7 % on AVX2).
+            advanced_parameters=nncf.AdvancedQuantizationParameters(overflow_fix=OverflowFix.ENABLE),
         )

@@ -147,6 +147,9 @@ def _verification_options(group: argparse._ArgumentGroup) -> None:
         "--images", metavar="PATH", nargs="+", default=[], help="images to verify with (default: generated streets)"
     )
     group.add_argument(
+        "--labels", metavar="DIR", help="masks of those images: PNGs of class numbers with the same names; for mIoU"
+    )
+    group.add_argument(
         "--runtime",
         action="append",
         choices=("onnxruntime", "openvino"),

@@ -63,8 +63,13 @@ _SUFFIXES: dict[int, str] = {TensorProto.FLOAT: "float", TensorProto.FLOAT16: "h
 _FLOATING = frozenset({TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.BFLOAT16, TensorProto.DOUBLE})
 # Quantised tensors are half at both ends: a cast between DQ and convolution would keep TensorRT from fusing them.
 _BORDERS = frozenset({"Conv", "QuantizeLinear", "DequantizeLinear"})
-# Inputs that ONNX wants in float32 whatever the data's type: region of interest and scales.
-_FLOAT32_INPUTS = {"Resize": frozenset({1, 2})}
+# Inputs that are float32 whatever the data's type: ONNX's region of interest and scales, our operators' parameters.
+_FLOAT32_INPUTS = {
+    "Resize": frozenset({1, 2}),
+    "DeeplabDepthwise": frozenset({1, 2, 3}),
+    "DeeplabAsppDepthwise": frozenset({1, 2, 3}),
+    "DeeplabUpsampleConcatDepthwise": frozenset({2, 3, 4}),
+}
 
 
 def choose_precision(name: str, rest: str = "fp32") -> Precision:
@@ -180,6 +185,7 @@ class _HalfRewrite:
             if name in outputs and wanted != TensorProto.FLOAT:
                 copy.output[index] = f"{name}_half"
                 self._types[copy.output[index]] = wanted
+                self._casts[name, wanted] = copy.output[index]
                 self._cast(copy.output[index], name, TensorProto.FLOAT)
 
     def _as(self, name: str, wanted: int) -> str:

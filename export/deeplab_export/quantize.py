@@ -22,6 +22,7 @@ from deeplab_infer.errors import ExportError
 
 _LARGEST: dict[int, float] = {TensorProto.INT8: 127.0, TensorProto.FLOAT8E4M3FN: 448.0}
 _SMALLEST_HALF_SCALE = float(np.finfo(np.float16).tiny)  # subnormal scales lose digits
+_LARGEST_HALF = float(np.finfo(np.float16).max)
 
 
 def layers(model: onnx.ModelProto) -> dict[str, onnx.NodeProto]:
@@ -138,10 +139,12 @@ class _Quantise:
         if any(node is None for node in inputs):
             return
         found = [index for index, node in enumerate(inputs) if node is not None and node.op_type == "Conv"]
-        if not any(inputs[index].name in quantised for index in found):  # type: ignore[union-attr]
+        if not found:
             return
         # Of two convolutions, the one that runs last can add the other's result.
         main = max(found, key=lambda index: self._order[inputs[index].name])  # type: ignore[union-attr]
+        if inputs[main].name not in quantised:  # type: ignore[union-attr]
+            return
         other = 1 - main
         name = add.input[other]
         if name in self._magnitudes:
@@ -150,11 +153,13 @@ class _Quantise:
     def _scale(self, tensor: str) -> float:
         if tensor not in self._magnitudes:
             raise ExportError(f"tensor {tensor} was not calibrated; calibrate the same graph that is quantised")
-        return self._round_scale(np.asarray(self._magnitudes[tensor] / _LARGEST[self._type])).item()
+        return self._round_scale(np.asarray(self._magnitudes[tensor] / _LARGEST[self._type]), tensor).item()
 
-    def _round_scale(self, scale: NDArray[np.float64]) -> NDArray[np.float32]:
+    def _round_scale(self, scale: NDArray[np.float64], tensor: str) -> NDArray[np.float32]:
         if not self._half_scales:
             return scale.astype(np.float32)
+        if scale.max() > _LARGEST_HALF:
+            raise ExportError(f"the scale of {tensor} is {scale.max():g}, more than float16 holds; use --rest fp32")
         return np.maximum(scale, _SMALLEST_HALF_SCALE).astype(np.float16).astype(np.float32)
 
     def _pair(self, name: str, scale: float, before: onnx.NodeProto) -> str:
@@ -182,7 +187,7 @@ class _Quantise:
         if name in self._weights and f"{name}_quantised" not in self._weights:
             values = numpy_helper.to_array(self._weights[name]).astype(np.float64)
             peaks = np.maximum(np.abs(values).reshape(len(values), -1).max(1), 1e-12)
-            scales = self._round_scale(peaks / _LARGEST[self._type])
+            scales = self._round_scale(peaks / _LARGEST[self._type], name)
             scaled = values / scales.reshape(-1, 1, 1, 1)
             self._weights[f"{name}_quantised"] = self._tensor(scaled, f"{name}_quantised")
             self._weights[f"{name}_scales"] = numpy_helper.from_array(scales, f"{name}_scales")

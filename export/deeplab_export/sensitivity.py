@@ -4,24 +4,23 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
 import onnx
 from numpy.typing import NDArray
-from onnx import TensorProto
 from rich.table import Table
 
 from deeplab_infer.preprocess import normalise, resize_image
 from deeplab_infer.runtime import Runner
 from deeplab_infer.runtime.onnxruntime_runner import open_bytes
 
-from .convert import emulate_bfloat16
+from .convert import emulate_half
 from .onnx_export import TracedNetwork, opset_of
 from .precision import Precision
 from .quantize import layers, quantisable
-from .verify import Sample, Thresholds, VerificationReport, compare, reference_logits
+from .verify import Sample, Thresholds, VerificationReport, reference_logits, run_samples
 
 _RANKING_PIXELS = 256 * 512  # the ranking needs many runs, and an order is all it needs
 Progress = Callable[[int, int], None]
@@ -176,15 +175,16 @@ class _Judge:
         self._count()
         if self._traced.signature.output == "labels":
             return float(np.mean(found != self._exact))
-        return float(np.sqrt(np.mean(np.square(found - self._exact))) / (np.ptp(self._exact) or 1.0))
+        error = float(np.sqrt(np.mean(np.square(found - self._exact))) / (np.ptp(self._exact) or 1.0))
+        return error if np.isfinite(error) else float("inf")  # NaN has no place in an order
 
     def passes(self, keep: Sequence[str]) -> bool:
         """Whether the samples pass with these layers in higher precision."""
         if len(keep) not in self._passed:
             runner = self._open(self._graph(keep))
-            pairs = zip(self._samples, self._references, strict=True)
-            cases = [compare(runner, sample, reference) for sample, reference in pairs]
-            self._passed[len(keep)] = not any(self._verdict.reasons(case) for case in cases)
+            report = replace(self._verdict, cases=[], quality=[])
+            run_samples(runner, self._samples, self._references, report)
+            self._passed[len(keep)] = report.passed
             self._count()
         return self._passed[len(keep)]
 
@@ -192,7 +192,7 @@ class _Judge:
         if len(keep) == len(self.names) and self._precision.eight_bits is not None:
             return self._traced.graph  # nothing is left to quantise
         graph = self._traced.convert(self._precision, keep)
-        return emulate_bfloat16(graph) if self._precision.half == TensorProto.BFLOAT16 else graph
+        return graph if self._precision.half is None else emulate_half(graph, self._precision.half)
 
     def _run(self, graph: onnx.ModelProto) -> NDArray[np.float64]:
         return self._open(graph).run(self._small).astype(np.float64)

@@ -2,8 +2,12 @@
 """Small networks of every family, with the statistics of a trained one."""
 
 import pytest
+from deeplab_export.calibration import Calibration
+from deeplab_export.graph import Signature
+from deeplab_export.onnx_export import TracedNetwork
 
 from ..networks import make_network
+from .tiny import SIZE, TinyNetwork
 
 CITYSCAPES = "deeplabv3plus_{}_4xb2-80k_cityscapes-{}"
 FAMILIES = {
@@ -31,3 +35,19 @@ FAMILIES = {
 def streets():
     """The smallest network."""
     return make_network("deeplabv3plus_mobilenetv2_streets")
+
+
+def trace(network, output="logits"):
+    """At one small size: open sizes take five times as long to trace."""
+    signature = Signature("uint8", output, (1, 1, 1), (SIZE[0],) * 3, (SIZE[1],) * 3)
+    return TracedNetwork(network, signature, calibration=Calibration(count=4))
+
+
+@pytest.fixture(scope="session")
+def tiny():
+    return trace(TinyNetwork())
+
+
+@pytest.fixture(scope="session")
+def tiny_labels():
+    return trace(TinyNetwork(), "labels")

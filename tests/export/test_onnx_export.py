@@ -160,7 +160,7 @@ def test_manifest_is_in_the_file(tmp_path, streets):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"precision": "int8"}, "precision 'int8' is not one of"),
+        ({"precision": "int4"}, "precision 'int4' is not one of"),
         ({"output": "masks"}, "output 'masks' is not one of"),
         ({"input": "bgr"}, "input 'bgr' is not one of"),
         ({"opset": 11}, "opset 11 is not one of"),

@@ -60,6 +60,8 @@ def test_given_images_are_fitted_and_miou_is_judged(streets, exported):
     assert case.miou == pytest.approx(case.miou_reference, abs=1e-3)
     strict = verify(streets, exported, samples=[Sample("mine", image, labels)], thresholds=Thresholds(1e-4, 0.9, -0.1))
     assert not strict.passed
+    assert strict.quality[0].images == 1
+    assert not strict.reasons(strict.cases[0]), "the loss of mIoU is judged over all images"
 
 
 def test_label_agreement_decides_only_for_trained_weights(streets, exported):

@@ -5,6 +5,8 @@ from __future__ import annotations
 
 import ast
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -69,3 +71,13 @@ def test_every_source_file_names_its_licence():
         if "SPDX-License-Identifier: Apache-2.0" not in path.read_text()[:200]
     ]
     assert not missing
+
+
+def test_running_an_engine_needs_no_torch():
+    """A deployment image has numpy, OpenCV, TensorRT and cuda-python."""
+    code = (
+        "import sys, deeplab_infer, deeplab_infer.runtime.tensorrt_runner, deeplab_infer.runtime.onnxruntime_gpu\n"
+        "from deeplab_infer import Segmenter\n"
+        "assert not {'torch', 'onnx', 'onnxscript'} & set(sys.modules), sorted(sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
