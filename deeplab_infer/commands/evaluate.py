@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from ..errors import DataError
 from ..evaluation.confusion import Scores
 from ..files import atomic_write
+from ..runtime import BACKENDS
 from .cli import make_console, make_parser, run_command
 from .train import parse_size
 
@@ -25,8 +26,8 @@ examples:
 def build_parser() -> argparse.ArgumentParser:
     """The command's options."""
     parser = make_parser(PROG, "Measure a model's mIoU on generated street scenes that no training saw.", _EPILOG)
-    parser.add_argument("model", help="an exported .onnx, a checkpoint, or a config's name")
-    parser.add_argument("--backend", default="auto", help="auto, onnxruntime, openvino or torch (default: auto)")
+    parser.add_argument("model", help="an exported .engine, .onnx or .xml, a checkpoint, or a config's name")
+    parser.add_argument("--backend", default="auto", help=f"{', '.join(BACKENDS)} (default: auto)")
     parser.add_argument("--device", default="auto", help="auto, cpu or cuda (default: auto)")
     parser.add_argument("--threads", type=int, help="CPU threads")
     parser.add_argument(

@@ -13,13 +13,14 @@ from typing import IO, Any
 from ..errors import DeepLabError, ImageError
 from ..files import atomic_path, require_writable_dir
 from ..images import list_images
+from ..runtime import BACKENDS
 from .cli import make_console, make_parser, run_command
 from .train import parse_size
 
 PROG = "deeplab-predict"
 _EPILOG = """\
 examples:
-  deeplab-predict model.onnx street.png -o out --overlay
+  deeplab-predict model.engine street.png -o out --overlay
   deeplab-predict model.onnx photos/ "more/*.jpg" -o out --overlay --json
   deeplab-predict model.onnx big.png -o out --mode slide --window 769x769 --window-stride 513x513
 
@@ -32,7 +33,9 @@ exit code: 0 all done, 1 some files failed, 2 wrong use or nothing could be done
 def build_parser() -> argparse.ArgumentParser:
     """The command's options."""
     parser = make_parser(PROG, "Segment images with an exported model, a checkpoint or a named config.", _EPILOG)
-    parser.add_argument("model", help="an exported .onnx; with torch also a checkpoint or a config's name")
+    parser.add_argument(
+        "model", help="an exported .engine, .onnx or .xml; with torch also a checkpoint or a config's name"
+    )
     parser.add_argument("source", nargs="+", help="image files, folders, or quoted patterns")
     parser.add_argument("-o", "--output-dir", default="predictions", metavar="DIR", help="default: predictions")
     out = parser.add_argument_group("what to write")
@@ -45,7 +48,7 @@ def build_parser() -> argparse.ArgumentParser:
     out.add_argument("--alpha", type=float, default=0.55, help="opacity of the overlay, 0..1 (default: 0.55)")
     run = parser.add_argument_group("how to run")
     run.add_argument("-r", "--recursive", action="store_true", help="also the folders below")
-    run.add_argument("--backend", default="auto", help="auto, onnxruntime, openvino or torch (default: auto)")
+    run.add_argument("--backend", default="auto", help=f"{', '.join(BACKENDS)} (default: auto)")
     run.add_argument("--device", default="auto", help="auto, cpu or cuda (default: auto)")
     run.add_argument("--threads", type=int, help="CPU threads (default: all)")
     run.add_argument("--no-fused", action="store_true", help="torch backend: plain torch instead of the fused kernels")

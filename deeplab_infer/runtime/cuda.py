@@ -74,8 +74,11 @@ class Cuda:
         return int(self._call(f"allocate {_human(size)}", self._cuda.cudaMallocAsync(max(size, 1), stream)))
 
     def free_async(self, address: int, stream: int) -> None:
-        """Give `malloc_async`'s memory back once the stream has got here."""
-        self._call("free memory", self._cuda.cudaFreeAsync(address, stream))
+        """Give `malloc_async`'s memory back once the stream has got here, or now where the stream is gone."""
+        (status,) = self._cuda.cudaFreeAsync(address, stream)
+        if int(status) != 0:
+            self._cuda.cudaGetLastError()
+            self.free(address)
 
     def malloc_host(self, size: int) -> int:
         """Pinned host memory: copies to and from it run beside other work."""

@@ -407,6 +407,7 @@ class _Slot:
         batch = job.source[0]
         shape = (batch, 3, *job.network) if floats else (batch, *job.network, 3)
         context.prepare(self._runner.profile_of(batch, job.network), shape, self.stream)
+        self._cuda.synchronise(self.stream)  # the profile is set before another stream may use the context
         output_shape = context.output_shape(manifest.output_kind)
         label_type = self._runner._label_type()
         output_type = np.float32 if manifest.output_kind == "logits" else label_type

@@ -120,6 +120,8 @@ class TensorRtEngine:
         trt, path = self._flavour.trt, self._runtime_cache_path()
         config = self._engine.create_runtime_config()
         config.set_execution_context_allocation_strategy(trt.ExecutionContextAllocationStrategy.USER_MANAGED)
+        # Compiled in the background, the kernels for a shape would come too late for its CUDA graph.
+        config.dynamic_shapes_kernel_specialization_strategy = trt.DynamicShapesKernelSpecializationStrategy.EAGER
         self._cache = config.create_runtime_cache()
         if path.is_file() and not self._cache.deserialize(path.read_bytes()):
             _log.warning("%s belongs to another GPU, driver or version: kernels are compiled again", path)

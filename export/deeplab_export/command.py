@@ -98,8 +98,13 @@ class _Job:
             if targets[0].suffix == ".xml":  # goes first and comes last: with it the pair is complete
                 targets[0].unlink(missing_ok=True)
                 _publish(work / targets[0].with_suffix(".bin").name, folder)
+            for old in targets[1:]:  # an engine of an earlier file
+                old.unlink(missing_ok=True)
+                manifest_path(old).unlink(missing_ok=True)
             _publish(work / targets[0].name, folder)
-            if self._format == "engine" and (reports[0] is None or reports[0].passed):
+            if reports[0] is not None and not reports[0].passed and self._format == "engine":
+                _log.warning("no engine is built from a file that failed its verification")
+            elif self._format == "engine":
                 reports += self._engine(model, targets[0], work / targets[1].name)
                 _publish(manifest_path(work / targets[1].name), folder)
                 _publish(work / targets[1].name, folder)

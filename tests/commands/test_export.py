@@ -217,6 +217,17 @@ def test_an_openvino_file(tmp_path, capsys):
     assert {path.suffix for path in (tmp_path / "out").iterdir()} == {".xml", ".bin", ".json"}
 
 
+def test_no_engine_from_a_file_that_failed(tmp_path, capsys, caplog):
+    (tmp_path / "out").mkdir()
+    old = tmp_path / "out" / f"{STREETS}.engine"
+    old.write_text("of an earlier run")
+    arguments = ["--config", STREETS, "--format", "engine", "--min-agreement", "1.1", "--force"]
+    assert export(tmp_path, *arguments) == 1
+    assert not old.exists()
+    assert "no engine is built" in caplog.text
+    assert capsys.readouterr().out.strip().endswith(".onnx")
+
+
 def test_the_line_for_trtexec(tmp_path, capsys):
     options = ["--format", "engine", "--fp16", "--save-command", "--workspace", "2", *OPEN]
     assert export(tmp_path, "--config", STREETS, *options) == 0
