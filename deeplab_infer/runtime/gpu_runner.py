@@ -9,7 +9,7 @@ import threading
 from collections import OrderedDict
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
@@ -26,6 +26,7 @@ from .gpu_array import GpuArray
 Size = tuple[int, int]
 _log = logging.getLogger(__name__)
 _ALIGNMENT = 256
+_CLOSED = "closed"
 _PASSES_KEPT = 8  # shapes whose context and graph are kept, a slot
 
 
@@ -97,7 +98,6 @@ class _Pass:
     source: Any
     runs: int = 0
     graph: int | None = None
-    addresses: dict[str, int] = field(default_factory=dict)
 
 
 class GpuRunner:
@@ -149,7 +149,7 @@ class GpuRunner:
         self._command = command
         self._engine: Engine | None = engine
         self._cuda = cuda
-        self._free: queue.LifoQueue[_Slot | None] = queue.LifoQueue()
+        self._free: queue.LifoQueue[_Slot | str | None] = queue.LifoQueue()
         self._contexts = contexts
         self._lock = threading.Lock()
         for _ in range(contexts - 1):
@@ -235,8 +235,9 @@ class GpuRunner:
         if engine is None:
             return
         for slot in [self._free.get() for _ in range(self._contexts)]:
-            if slot is not None:
+            if isinstance(slot, _Slot):
                 slot.close()
+        self._free.put(_CLOSED)  # for a call that was already waiting
         engine.close()
 
     def profile_of(self, batch: int, size: Size) -> int:
@@ -268,12 +269,12 @@ class GpuRunner:
     def _slot(self) -> Iterator[_Slot]:
         with self._lock:
             engine = self._engine
-        if engine is None:
-            raise BackendError("this engine is closed; open it again")
         self._cuda.use()
-        slot = self._free.get()
+        slot = _CLOSED if engine is None else self._free.get()
         try:
-            if slot is None:
+            if slot == _CLOSED or engine is None:
+                raise BackendError("this engine is closed; open it again")
+            if not isinstance(slot, _Slot):
                 slot = _Slot(self, engine, self._cuda)
             yield slot
         finally:
@@ -289,13 +290,13 @@ class _Slot:
     def __init__(self, runner: GpuRunner, engine: Engine, cuda: Cuda) -> None:
         self._runner, self._engine, self._cuda = runner, engine, cuda
         self._manifest: Manifest = runner.manifest
-        self.stream = cuda.create_stream()
-        self._busy = cuda.create_event()
         self._passes: OrderedDict[Job, _Pass] = OrderedDict()
         self._device: dict[str, tuple[int, int]] = {}  # name -> address, bytes
         self._host: dict[str, tuple[int, int]] = {}
         largest = {**_largest(runner.manifest, runner.profiles), "workspace": engine.workspace}
         self._block = cuda.malloc(sum(map(_align, largest.values())))
+        self.stream = cuda.create_stream()
+        self._busy = cuda.create_event()
         end = self._block
         for name, size in largest.items():
             self._device[name] = (end, size)
@@ -355,7 +356,7 @@ class _Slot:
             self._cuda.begin_capture(self.stream)
             self._transfer_and_enqueue(job, current, outputs)
             current.graph = self._cuda.end_capture(self.stream)
-        except BackendError as error:
+        except (BackendError, RuntimeError) as error:
             self._cuda.abandon_capture(self.stream)
             self._runner.cuda_graphs = False
             _log.warning("running without CUDA graphs, a little slower: %s", error)

@@ -186,6 +186,43 @@ def test_threads_share_two_contexts(model_file):
     assert engine.contexts <= 2
 
 
+def test_closing_while_a_call_waits(model_file):
+    """The waiting call is told, and does not wait for ever."""
+    runner, engine, cuda = make_runner(model_file, contexts=1)
+    running, go_on, said = threading.Event(), threading.Event(), []
+    enqueue = cuda.do
+
+    def slow(name, work):
+        if name == "enqueue" and not running.is_set():
+            running.set()
+            go_on.wait(30)
+        enqueue(name, work)
+
+    cuda.do = slow
+
+    def call():
+        try:
+            runner.run(random_images(1, 48, 64))
+            said.append("ran")
+        except BackendError as error:
+            said.append(str(error))
+
+    first = threading.Thread(target=call)
+    first.start()
+    assert running.wait(30)
+    second, closing = threading.Thread(target=call), threading.Thread(target=runner.close)
+    second.start()
+    closing.start()
+    go_on.set()
+    for thread in (first, second, closing):
+        thread.join(30)
+        assert not thread.is_alive()
+    assert said[0] == "ran"
+    assert said[1] == "ran" or "closed" in said[1]
+    assert engine.closed
+    assert cuda.is_clean
+
+
 def test_no_memory_for_a_slot(model_file):
     with pytest.raises(BackendError, match="memory is full"):
         make_runner(model_file, cuda=FakeCuda(memory=1000))
