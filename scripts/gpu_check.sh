@@ -6,8 +6,8 @@
 #   scripts/gpu_check.sh [FOLDER]      results go to FOLDER (default: gpu_check)
 #
 # Every step runs whatever became of the ones before; the exit status is 1 if any failed, and the summary says which.
-# With tensorrt or tensorrt-rtx installed, DEEPLAB_CHECK_MODELS (scripts/check_engine.py prepare FOLDER makes it) adds
-# engines: built, run, compared and timed.
+# With tensorrt or tensorrt-rtx, engines too are built, run, compared and timed: of the models in DEEPLAB_CHECK_MODELS
+# (scripts/check_engine.py prepare FOLDER makes them), or of models made on the spot (needs the export extra).
 set -u
 out=${1:-gpu_check}
 mkdir -p "$out"
@@ -48,11 +48,14 @@ step networks 120 "$python" -m deeplab_bench.command table --measure r18-d8_4xb2
 step networks_plain 120 "$python" -m deeplab_bench.command table --measure r18-d8_4xb2-80k_cityscapes-512x1024 \
   --measure r50-d8_4xb2-40k_cityscapes-512x1024 --size 1024x2048 --device cuda --seconds 2 --no-fused \
   --json "$out/networks_plain.json" --markdown
-if [ -d "${DEEPLAB_CHECK_MODELS:-}" ]; then  # made by scripts/check_engine.py prepare, on a machine with the export extra
-  step engines 240 "$python" scripts/check_engine.py run "$DEEPLAB_CHECK_MODELS" "$out/engines.json"
+if "$python" -c "import tensorrt" 2>/dev/null || "$python" -c "import tensorrt_rtx" 2>/dev/null; then
+  models=${DEEPLAB_CHECK_MODELS:-$out/models}
+  [ -d "$models" ] || step engine_models 120 "$python" scripts/check_engine.py prepare "$models"
+  step engines 240 "$python" scripts/check_engine.py run "$models" "$out/engines.json"
   cat "$out/engines.log"
+  rm -rf "$out/models"
 else
-  echo "engines: skipped, DEEPLAB_CHECK_MODELS names no folder" | tee -a "$out/summary.txt"
+  echo "engines: skipped, neither tensorrt nor tensorrt_rtx can be imported" | tee -a "$out/summary.txt"
 fi
 cat "$out/kernels.log" "$out/networks.log" "$out/networks_plain.log"
 cat "$out/summary.txt"

@@ -5,7 +5,6 @@ import math
 import sys
 
 import numpy as np
-import openvino
 import pytest
 import torch
 import torch.nn.functional as F
@@ -17,10 +16,13 @@ from deeplab_export.quantize import layers
 from deeplab_infer import Segmenter
 from deeplab_infer.errors import BackendError, ExportError, ModelFileError
 from deeplab_infer.runtime import open_runner
-from deeplab_infer.runtime.openvino_runner import read_ir_manifest
 
 from ..networks import random_images, reference_logits
 from .tiny import SIZE, relative_rms
+
+openvino = pytest.importorskip("openvino")
+pytest.importorskip("nncf")
+from deeplab_infer.runtime.openvino_runner import read_ir_manifest  # noqa: E402
 
 PRECISION_NAMES = ("fp32", "fp16", "bf16", "int8")
 # Per convolution one rounding of its weights and one of its result: float32 (with sums of up to 216 terms), float16,
