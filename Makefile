@@ -22,7 +22,7 @@ demo: $(VENV)/.installed
 	mkdir -p demo
 	$(BIN)/deeplab-export --config $(DEMO_CONFIG) --format onnx --runtime onnxruntime --runtime openvino --force -o demo
 	$(BIN)/deeplab-export --config $(DEMO_CONFIG) --fp16 --height 512 --width 1024 --force -o demo
-	$(BIN)/deeplab-export --config $(DEMO_CONFIG) --int8 --format openvino --calibration-images 8 --force -o demo
+	$(BIN)/deeplab-export --config $(DEMO_CONFIG) --int8 --format openvino --max-drop 1 --force -o demo
 	$(BIN)/deeplab-predict demo/$(DEMO_CONFIG).onnx $(DEMO_IMAGE) -o demo --overlay
 	$(BIN)/deeplab-bench run demo/$(DEMO_CONFIG).onnx demo/$(DEMO_CONFIG)_int8.xml --seconds 2
 	@echo "The picture: demo/street_overlay.png"
