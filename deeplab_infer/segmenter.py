@@ -68,6 +68,7 @@ class Segmenter:
         fused: bool = True,
         contexts: int = 2,
         cuda_graphs: bool = True,
+        weights: str | os.PathLike[str] | None = None,
     ) -> None:
         """Load a model.
 
@@ -87,6 +88,7 @@ class Segmenter:
             fused: let the torch backend run on the fused kernels.
             contexts: calls that may run at once on an engine; each takes GPU memory.
             cuda_graphs: let an engine's passes be replayed as CUDA graphs.
+            weights: an ONNX file of the same network, whose weights replace those of an engine built with ``--refit``.
 
         Raises:
             BackendError: no such backend or device here.
@@ -103,6 +105,7 @@ class Segmenter:
             fused=fused,
             contexts=contexts,
             cuda_graphs=cuda_graphs,
+            weights=weights,
         )
         self.config: ModelConfig = runner.manifest.config
         self.classes, self.palette = self.config.classes, self.config.palette

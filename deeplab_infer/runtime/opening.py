@@ -70,6 +70,7 @@ def open_runner(
     fused: bool = True,
     contexts: int = 2,
     cuda_graphs: bool = True,
+    weights: str | os.PathLike[str] | None = None,
 ) -> Runner:
     """Load a model on a backend.
 
@@ -83,6 +84,7 @@ def open_runner(
         fused: let the torch backend run on the fused kernels; the other backends have their own.
         contexts: calls that may run at once on an engine; each takes GPU memory.
         cuda_graphs: let engines replay captured CUDA graphs.
+        weights: an ONNX file whose weights replace those of an engine built with ``--refit``.
 
     Raises:
         BackendError: unknown or missing backend, or a device it does not have.
@@ -95,7 +97,9 @@ def open_runner(
     is_file = isinstance(model, (str, os.PathLike))
     suffix = Path(model).suffix.lower() if is_file else ""
     if suffix in ENGINE_SUFFIXES:
-        return _open_engine(Path(model), backend, device, contexts, cuda_graphs)
+        return _open_engine(Path(model), backend, device, contexts, cuda_graphs, weights)
+    if weights is not None:
+        raise BackendError(f"weights are replaced in TensorRT engines only; open {os.fspath(weights)!r} itself")
     if backend == "tensorrt":
         raise BackendError(
             f"backend 'tensorrt' needs an engine ({', '.join(ENGINE_SUFFIXES)}), got {_describe(model)}; build one: "
@@ -131,12 +135,20 @@ def _open_file(path: Path, backend: str, device: str, threads: int | None) -> Ru
     return runner
 
 
-def _open_engine(path: Path, backend: str, device: str, contexts: int, cuda_graphs: bool) -> Runner:
+def _open_engine(
+    path: Path,
+    backend: str,
+    device: str,
+    contexts: int,
+    cuda_graphs: bool,
+    weights: str | os.PathLike[str] | None,
+) -> Runner:
     if backend not in ("auto", "tensorrt"):
         raise BackendError(f"{path}: backend {backend!r} does not run TensorRT engines; give it the .onnx file")
     from .tensorrt_runner import open_file
 
-    return open_file(path, device, contexts=contexts, cuda_graphs=cuda_graphs)
+    other = None if weights is None else Path(weights)
+    return open_file(path, device, contexts=contexts, cuda_graphs=cuda_graphs, weights=other)
 
 
 def _open_torch(model: Any, device: str, threads: int | None, fused: bool) -> Runner:

@@ -4,15 +4,18 @@
 from __future__ import annotations
 
 import logging
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from ..engine_manifest import EngineManifest
 from ..errors import BackendError, ModelFileError
 from ..files import atomic_write, sha256_file
+from ..manifest import Manifest, read_onnx_manifest
 from .tensorrt_flavour import Flavour, find_plugins, gpu_is_missing, load_flavour
 
 _log = logging.getLogger(__name__)
+_OF_THE_WEIGHTS = frozenset({"name", "dataset", "checkpoint", "checkpoint_sha256"})  # what fine-tuning may change
 
 
 class Context:
@@ -59,8 +62,10 @@ class TensorRtEngine:
         workspace: bytes of temporary memory that a context needs.
     """
 
-    def __init__(self, path: Path, manifest: EngineManifest, flavour: Flavour | None = None) -> None:
-        """Load a plan; stripped weights are read from the ONNX file beside it.
+    def __init__(
+        self, path: Path, manifest: EngineManifest, flavour: Flavour | None = None, weights: Path | None = None
+    ) -> None:
+        """Load a plan; stripped weights are read from the ONNX file beside it, or all of them from ``weights``.
 
         Raises:
             BackendError: TensorRT is missing, of another version, or cannot run this engine on this GPU.
@@ -81,8 +86,9 @@ class TensorRtEngine:
         self._engine = self._runtime.deserialize_cuda_engine(path.read_bytes())
         if self._engine is None:
             raise BackendError(explain_refusal(path, manifest, flavour))
-        if manifest.weights == "stripped":
-            self._refit(manifest)
+        source = weights or (path.parent / manifest.onnx if manifest.weights == "stripped" else None)
+        if source is not None:
+            self._refit(source)
         self.workspace = int(self._engine.device_memory_size_v2)
         self._config = self._runtime_config()
 
@@ -99,12 +105,8 @@ class TensorRtEngine:
         self._save_runtime_cache()
         self._config = self._engine = self._runtime = None
 
-    def _refit(self, manifest: EngineManifest) -> None:
-        trt, source = self._flavour.trt, self._path.parent / manifest.onnx
-        if not source.is_file():
-            raise ModelFileError(f"{self._path} was built without its weights and needs {source}; copy it there")
-        if sha256_file(source) != manifest.onnx_sha256:
-            raise ModelFileError(f"{source} is not the file that {self._path} was built from; build the engine again")
+    def _refit(self, source: Path) -> None:
+        trt = self._flavour.trt
         refitter = trt.Refitter(self._engine, self._flavour.logger)
         parser = trt.OnnxParserRefitter(refitter, self._flavour.logger)
         if not parser.refit_from_file(str(source)) or not refitter.refit_cuda_engine():
@@ -136,6 +138,41 @@ class TensorRtEngine:
                 stream.write(bytes(self._cache.serialize()))
         except OSError as error:
             _log.warning("the compiled kernels could not be kept (%s): the next start compiles them again", error)
+
+
+def weights_manifest(path: Path, manifest: EngineManifest, weights: Path | None) -> Manifest:
+    """What an engine promises with the weights that it will run: its own, those left in its ONNX file, or others.
+
+    Args:
+        path: the engine.
+        manifest: beside it.
+        weights: an ONNX file of the same network, exported in the same way, or None.
+
+    Raises:
+        BackendError: other weights for an engine that was not built with ``--refit``.
+        ModelFileError: a file that is missing, or of another network.
+    """
+    if weights is None:
+        source = path.parent / manifest.onnx
+        if manifest.weights == "stripped" and not source.is_file():
+            raise ModelFileError(f"{path} was built without its weights and needs {source}; copy it there")
+        if manifest.weights == "stripped" and sha256_file(source) != manifest.onnx_sha256:
+            raise ModelFileError(f"{source} is not the file that {path} was built from; build the engine again")
+        return manifest.manifest
+    if not manifest.refittable:
+        raise BackendError(f"{path}: its weights cannot be replaced; build it with --refit{_command(manifest)}")
+    own, other = manifest.manifest, read_onnx_manifest(weights)
+    sizes = {name: getattr(own, name) for name in ("batch", "height", "width")}
+    alike = ("input_kind", "output_kind", "precision", "rest", "kept_layers")
+    own_config, other_config = (
+        {key: value for key, value in one.config.to_dict().items() if key not in _OF_THE_WEIGHTS}
+        for one in (own, other)
+    )
+    if own_config != other_config or any(getattr(own, name) != getattr(other, name) for name in alike):
+        raise ModelFileError(
+            f"{weights}: is not the network of {path} exported in the same way; only the weights may differ"
+        )
+    return replace(other, **sizes)
 
 
 def check_version(path: Path, manifest: EngineManifest, flavour: Flavour) -> None:

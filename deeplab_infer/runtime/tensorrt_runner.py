@@ -9,11 +9,15 @@ from ..engine_manifest import read_engine_manifest
 from ..errors import BackendError
 from .cuda import Cuda
 from .gpu_runner import GpuRunner
-from .tensorrt_engine import TensorRtEngine
+from .tensorrt_engine import TensorRtEngine, weights_manifest
 
 
-def open_file(path: Path, device: str, *, contexts: int = 2, cuda_graphs: bool = True) -> GpuRunner:
+def open_file(
+    path: Path, device: str, *, contexts: int = 2, cuda_graphs: bool = True, weights: Path | None = None
+) -> GpuRunner:
     """Open an engine that `deeplab-export` built; ``device`` is ``"auto"``, ``"cuda"`` or ``"cuda:N"``.
+
+    ``weights`` is an ONNX file of the same network whose weights replace those of an engine built with ``--refit``.
 
     Raises:
         ModelFileError: engine or manifest missing, or not belonging together.
@@ -23,12 +27,13 @@ def open_file(path: Path, device: str, *, contexts: int = 2, cuda_graphs: bool =
     kind, _, number = device.partition(":")
     if kind not in ("auto", "cuda") or (number and not number.isdigit()):
         raise BackendError(f"TensorRT engines run on cuda or cuda:N, not on {device!r}; use the .onnx file for CPUs")
+    promises = weights_manifest(path, manifest, weights)
     cuda = Cuda(int(number or 0))
-    engine = TensorRtEngine(path, manifest)
+    engine = TensorRtEngine(path, manifest, weights=weights)
     try:
         return GpuRunner(
             engine,
-            manifest.manifest,
+            promises,
             cuda,
             manifest.flavour,
             profiles=manifest.profiles,

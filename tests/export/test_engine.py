@@ -30,7 +30,7 @@ from deeplab_infer.engine_manifest import (
 from deeplab_infer.errors import BackendError, ExportError, ModelFileError
 from deeplab_infer.manifest import read_onnx_manifest
 from deeplab_infer.runtime import tensorrt_flavour
-from deeplab_infer.runtime.tensorrt_engine import check_version, explain_refusal
+from deeplab_infer.runtime.tensorrt_engine import check_version, explain_refusal, weights_manifest
 from deeplab_infer.runtime.tensorrt_flavour import Flavour, load_flavour
 
 from ..networks import make_network
@@ -348,6 +348,35 @@ def test_why_an_engine_cannot_be_opened(engine, message, said):
     found = flavour("tensorrt_rtx", "1.7.1")
     found.logger.errors.append(message)
     assert said in explain_refusal(engine[0], engine[1].manifest, found)
+
+
+def test_stripped_engines_find_their_weights(tmp_path, engine, onnx_file):
+    manifest = replace(engine[1].manifest, weights="stripped", refittable=True)
+    copy = tmp_path / "model.engine"
+    with pytest.raises(ModelFileError, match=r"was built without its weights and needs .*model.onnx"):
+        weights_manifest(copy, manifest, None)
+    (tmp_path / "model.onnx").write_bytes(onnx_file.read_bytes()[:-1])
+    with pytest.raises(ModelFileError, match="is not the file that"):
+        weights_manifest(copy, manifest, None)
+    (tmp_path / "model.onnx").write_bytes(onnx_file.read_bytes())
+    assert weights_manifest(copy, manifest, None) == manifest.manifest
+
+
+def test_other_weights_for_an_engine(tmp_path, engine, traced):
+    path, built = engine
+    other = tmp_path / "other.onnx"
+    traced.write(other, choose_precision("fp16"))
+    with pytest.raises(BackendError, match=r"cannot be replaced; build it with --refit"):
+        Segmenter(path, weights=other)
+    manifest = replace(built.manifest, refittable=True)
+    assert weights_manifest(path, manifest, other).batch == manifest.manifest.batch
+    traced.write(other, choose_precision("fp32"))
+    with pytest.raises(ModelFileError, match="only the weights may differ"):
+        weights_manifest(path, manifest, other)
+    with pytest.raises(ModelFileError, match="no such file"):
+        weights_manifest(path, manifest, tmp_path / "missing.onnx")
+    with pytest.raises(BackendError, match="in TensorRT engines only"):
+        Segmenter(other, weights=other)
 
 
 # -- the inspector's JSON, in the words of each version

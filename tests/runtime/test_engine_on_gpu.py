@@ -1,13 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
 """Engines on a real GPU: built, run, compared with ONNX Runtime; and the CUDA layer below them."""
 
+import copy
 import importlib.util
 
 import numpy as np
 import pytest
+import torch
 from deeplab_export import export_onnx
 from deeplab_export.calibration import Calibration
-from deeplab_export.engine import build_engine
+from deeplab_export.engine import EngineOptions, build_engine
 
 from deeplab_infer import Segmenter, checkpoints
 from deeplab_infer.data.synthetic_streets import generate_street
@@ -49,9 +51,27 @@ def test_engines_give_the_labels_of_the_onnx_file(tmp_path, trained, precision, 
 
 
 @needs_exporter
-def test_torch_tensors_are_used_in_place(tmp_path, trained):
-    import torch
+@pytest.mark.parametrize("options", [{"strip_weights": True}, {"refit": True}])
+def test_weights_from_an_onnx_file(tmp_path, trained, options):
+    sizes = {"batch": 1, "height": SIZE[0], "width": SIZE[1], "precision": "fp16"}
+    export_onnx(trained, tmp_path / "model.onnx", **sizes)
+    build_engine(tmp_path / "model.onnx", tmp_path / "model.engine", EngineOptions(**options))
+    image = generate_street(0, *SIZE)[0]
+    other = copy.deepcopy(trained)
+    with torch.no_grad():
+        other.classifier.bias += torch.arange(10)  # the last class wins more often
+    export_onnx(other, tmp_path / "other.onnx", **sizes)
+    weights = tmp_path / "other.onnx" if "refit" in options else None
+    expected = "other.onnx" if "refit" in options else "model.onnx"
+    with (
+        Segmenter(tmp_path / "model.engine", weights=weights) as engine,
+        Segmenter(tmp_path / expected, device="cpu") as reference,
+    ):
+        assert np.mean(engine.predict(image).labels == reference.predict(image).labels) > 0.998
 
+
+@needs_exporter
+def test_torch_tensors_are_used_in_place(tmp_path, trained):
     export_onnx(trained, tmp_path / "model.onnx", batch=1, height=SIZE[0], width=SIZE[1])
     build_engine(tmp_path / "model.onnx", tmp_path / "model.engine")
     image = generate_street(0, *SIZE)[0]
