@@ -189,7 +189,7 @@ def test_threads_share_two_contexts(model_file):
 def test_closing_while_a_call_waits(model_file):
     """The waiting call is told, and does not wait for ever."""
     runner, engine, cuda = make_runner(model_file, contexts=1)
-    running, go_on, said = threading.Event(), threading.Event(), []
+    running, go_on, said = threading.Event(), threading.Event(), {}
     enqueue = cuda.do
 
     def slow(name, work):
@@ -200,25 +200,25 @@ def test_closing_while_a_call_waits(model_file):
 
     cuda.do = slow
 
-    def call():
+    def call(name):
         try:
             runner.run(random_images(1, 48, 64))
-            said.append("ran")
+            said[name] = "ran"
         except BackendError as error:
-            said.append(str(error))
+            said[name] = str(error)
 
-    first = threading.Thread(target=call)
+    first = threading.Thread(target=call, args=("first",))
     first.start()
     assert running.wait(30)
-    second, closing = threading.Thread(target=call), threading.Thread(target=runner.close)
+    second, closing = threading.Thread(target=call, args=("second",)), threading.Thread(target=runner.close)
     second.start()
     closing.start()
     go_on.set()
     for thread in (first, second, closing):
         thread.join(30)
         assert not thread.is_alive()
-    assert said[0] == "ran"
-    assert said[1] == "ran" or "closed" in said[1]
+    assert said["first"] == "ran"
+    assert said["second"] == "ran" or "closed" in said["second"]  # whichever of the two came first
     assert engine.closed
     assert cuda.is_clean
 
