@@ -32,6 +32,12 @@ class Profile:
         pairs = ((batch, self.batch), (height, self.height), (width, self.width))
         return all(limits[0] <= size <= limits[2] for size, limits in pairs)
 
+    def input_shapes(self, input_kind: str) -> tuple[tuple[int, ...], ...]:
+        """Shapes of the input at (min, opt, max): [N, H, W, 3] of a uint8 input, [N, 3, H, W] of a float one."""
+        axes = [self.batch, self.height, self.width]
+        axes.insert(3 if input_kind == "uint8" else 1, (3, 3, 3))
+        return tuple(zip(*axes, strict=True))
+
     def __str__(self) -> str:
         sides = (self.batch, self.height, self.width)
         return " x ".join(str(s[0]) if s[0] == s[2] else f"{s[0]}:{s[1]}:{s[2]}" for s in sides)

@@ -32,3 +32,9 @@ class ExportError(DeepLabError):
 
 class DataError(DeepLabError):
     """A dataset, label map or training option is unusable."""
+
+
+def first_line(error: Exception) -> str:
+    """What another library's error says first, or its kind where it says nothing."""
+    lines = str(error).strip().splitlines()
+    return lines[0] if lines else type(error).__name__

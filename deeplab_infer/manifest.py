@@ -62,6 +62,11 @@ class Manifest:
     calibration: dict[str, Any] | None = None
     schema_version: int = SCHEMA_VERSION
 
+    @property
+    def label_dtype(self) -> str:
+        """Type of label maps: uint8 up to 256 classes, else int32."""
+        return "uint8" if self.config.num_classes <= 256 else "int32"
+
     def to_json(self) -> str:
         """One line of JSON; `from_json` reads it back equal."""
         values = {name: getattr(self, name) for name in self.__dataclass_fields__}

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..errors import CheckpointError
+from ..errors import CheckpointError, first_line
 from ..files import sha256_file
 
 MAX_BYTES = 8 << 30
@@ -135,7 +135,8 @@ def _read_pickle(file: Path, head: bytes, trust: bool) -> Any:
     except (RuntimeError, EOFError, ValueError, KeyError, TypeError, AttributeError, ImportError, IndexError) as error:
         # A damaged pickle can fail in any of these ways.
         raise CheckpointError(
-            f"{file}: damaged, truncated or not a torch checkpoint ({_first_line(error)}); download or copy it again"
+            f"{file}: damaged, truncated or not a torch checkpoint ({first_line(error)[:200]}); download or copy it "
+            "again"
         ) from error
 
 
@@ -148,7 +149,7 @@ def _explain_pickle(file: Path, error: Exception, trust: bool) -> CheckpointErro
             f"{file}: loading this pickle would run code{what}, so it was refused. If you made the file yourself, pass "
             "--trust-checkpoint (trust=True in Python), or save only its state_dict and load that"
         )
-    return CheckpointError(f"{file}: damaged, truncated or not a torch checkpoint ({_first_line(error)})")
+    return CheckpointError(f"{file}: damaged, truncated or not a torch checkpoint ({first_line(error)[:200]})")
 
 
 def _check_zip(file: Path) -> None:
@@ -177,8 +178,3 @@ def _split(content: Any, file: Path) -> tuple[dict[str, Tensor], dict[str, Any]]
         )
     meta = content.get("meta") if inner is not content else None
     return state, dict(meta) if isinstance(meta, Mapping) else {}
-
-
-def _first_line(error: Exception) -> str:
-    lines = str(error).strip().splitlines()
-    return lines[0][:200] if lines else type(error).__name__

@@ -162,6 +162,7 @@ class GpuRunner:
         """See `Runner.run`."""
         check_batch(batch, self.manifest)
         height, width = batch.shape[1:3] if self.manifest.input_kind == "uint8" else batch.shape[2:4]
+        self.profile_of(batch.shape[0], (height, width))
         return self._run_on_host(batch, Job(batch.shape, (height, width)))[0]
 
     def segment(
@@ -205,7 +206,7 @@ class GpuRunner:
             raise BackendError(f"the image is on GPU {images.device}, the engine on GPU {self._cuda.index}")
         with self._slot() as slot:
             stream = images.stream or slot.stream
-            result = self._cuda.new_array((images.shape[0], *size), self._label_type(), stream)
+            result = self._cuda.new_array((images.shape[0], *size), self.manifest.label_dtype, stream)
             slot.run_in_place(job, images, result, stream)
             return result
 
@@ -261,7 +262,6 @@ class GpuRunner:
     # -- how
 
     def _run_on_host(self, images: NDArray[Any], job: Job) -> list[NDArray[Any]]:
-        self.profile_of(job.source[0], job.network)
         with self._slot() as slot:
             return slot.run(job, images)
 
@@ -279,9 +279,6 @@ class GpuRunner:
             yield slot
         finally:
             self._free.put(slot)
-
-    def _label_type(self) -> type[np.generic]:
-        return np.uint8 if self.manifest.config.num_classes <= 256 else np.int32
 
 
 class _Slot:
@@ -410,7 +407,7 @@ class _Slot:
         context.prepare(self._runner.profile_of(batch, job.network), shape, self.stream)
         self._cuda.synchronise(self.stream)  # the profile is set before another stream may use the context
         output_shape = context.output_shape(manifest.output_kind)
-        label_type = self._runner._label_type()
+        label_type = manifest.label_dtype
         output_type = np.float32 if manifest.output_kind == "logits" else label_type
         network_input = self._array("input", shape, np.float32 if floats else np.uint8)
         output = self._array("output", output_shape, output_type)

@@ -11,7 +11,7 @@ import numpy as np
 import onnxruntime
 
 from ..engine_manifest import Profile
-from ..errors import BackendError
+from ..errors import BackendError, first_line
 from ..manifest import Manifest
 
 CUDA, TENSORRT, RTX = "CUDAExecutionProvider", "TensorrtExecutionProvider", "NvTensorRTRTXExecutionProvider"
@@ -38,16 +38,9 @@ def provider_options(
         }
     prefix = {TENSORRT: "trt", RTX: "nv"}.get(provider)
     if prefix is not None and profile is not None:
-        for name, shape in zip(("min", "opt", "max"), _shapes(manifest, profile), strict=True):
+        for name, shape in zip(("min", "opt", "max"), profile.input_shapes(manifest.input_kind), strict=True):
             options[f"{prefix}_profile_{name}_shapes"] = "image:" + "x".join(map(str, shape))
     return options
-
-
-def _shapes(manifest: Manifest, profile: Profile) -> list[tuple[int, ...]]:
-    channels = (3, 3, 3)
-    sides = [profile.batch, profile.height, profile.width]
-    sides.insert(3 if manifest.input_kind == "uint8" else 1, channels)
-    return list(zip(*sides, strict=True))
 
 
 class OnnxRuntimeEngine:
@@ -112,14 +105,12 @@ class OnnxRuntimeContext:
         inputs = np.uint8 if engine.manifest.input_kind == "uint8" else np.float32
         binding.bind_input("image", *engine.device, inputs, self._shape, addresses["image"])
         (output,) = set(addresses) - {"image"}
-        labels = np.uint8 if engine.manifest.config.num_classes <= 256 else np.int32
-        kind = labels if output == "labels" else np.float32
+        kind = engine.manifest.label_dtype if output == "labels" else np.float32
         binding.bind_output(output, *engine.device, kind, self.output_shape(output), addresses[output])
         try:
             engine.session.run_with_iobinding(binding)
         except Exception as error:
-            first = (str(error).strip().splitlines() or [type(error).__name__])[0]
-            raise BackendError(f"ONNX Runtime could not run the model: {first}") from error
+            raise BackendError(f"ONNX Runtime could not run the model: {first_line(error)}") from error
 
 
 def missing_provider(backend: str) -> str | None:

@@ -12,7 +12,7 @@ import onnxruntime
 from numpy.typing import NDArray
 
 from ..engine_manifest import Profile
-from ..errors import BackendError, ModelFileError
+from ..errors import BackendError, ModelFileError, first_line
 from ..manifest import Manifest, read_onnx_manifest
 from .base import Runner, check_batch
 from .onnxruntime_gpu import PROVIDERS, OnnxRuntimeEngine, missing_provider, provider_options
@@ -53,14 +53,13 @@ def open_file(path: Path, device: str, threads: int | None, backend: str = "onnx
     """
     manifest = read_onnx_manifest(path)
     kind, index = _choose(device, backend)
-    if kind == "cpu":
-        return OnnxRuntimeRunner(_session(str(path), manifest, str(path), threads, [_CPU]), manifest, "cpu")
-    try:
-        return _open_on_gpu(path, manifest, index, threads, backend)
-    except BackendError as error:
-        if device != "auto" or backend != "onnxruntime":
-            raise
-        _log.warning("running on the CPU: %s", error)
+    if kind == "cuda":
+        try:
+            return _open_on_gpu(path, manifest, index, threads, backend)
+        except BackendError as error:
+            if device != "auto" or backend != "onnxruntime":
+                raise
+            _log.warning("running on the CPU: %s", error)
     return OnnxRuntimeRunner(_session(str(path), manifest, str(path), threads, [_CPU]), manifest, "cpu")
 
 
@@ -97,7 +96,7 @@ def _session(source: str | bytes, manifest: Manifest, label: str, threads: int |
     try:
         return onnxruntime.InferenceSession(source, _options(manifest, threads), providers=providers)
     except Exception as error:
-        raise ModelFileError(f"{label}: ONNX Runtime cannot load it: {_first_line(error)}") from error
+        raise ModelFileError(f"{label}: ONNX Runtime cannot load it: {first_line(error)}") from error
 
 
 def _options(manifest: Manifest, threads: int | None) -> onnxruntime.SessionOptions:
@@ -128,7 +127,3 @@ def _choose(device: str, backend: str) -> tuple[str, int]:
             "'deeplab-infer[onnxruntime-gpu]'"
         )
     return kind, int(number or 0)
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__

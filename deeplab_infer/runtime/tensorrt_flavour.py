@@ -14,7 +14,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from ..errors import BackendError
+from ..errors import BackendError, first_line
 
 _log = logging.getLogger(__name__)
 PLUGIN_LIBRARY = "libdeeplab_tensorrt.so"
@@ -153,8 +153,7 @@ def _import(name: str) -> Flavour:
         version = tuple(int(part) for part in trt.__version__.split(".")[:2])
     except Exception as error:
         # A package without its libraries raises whatever its loader does.
-        first = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise BackendError(f"{name} is installed but cannot be loaded: {first}") from error
+        raise BackendError(f"{name} is installed but cannot be loaded: {first_line(error)}") from error
     if version < MIN_VERSION[name]:
         least = ".".join(map(str, MIN_VERSION[name]))
         raise BackendError(f"{name} {trt.__version__} is too old; {least} or newer is needed: pip install -U {name}")

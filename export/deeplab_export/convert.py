@@ -11,8 +11,8 @@ from onnx import TensorProto, helper, numpy_helper
 
 from deeplab_infer.errors import ExportError
 
-from .precision import Precision, to_half
-from .quantize import layer_name, layers, quantise
+from .precision import Precision, replace_nodes, to_half
+from .quantize import layer_name, quantise, require_layers
 
 
 def convert(
@@ -34,9 +34,7 @@ def convert(
     Raises:
         ExportError: eight bits without magnitudes, an unknown layer, or weights beyond the type's range.
     """
-    unknown = sorted(set(keep) - set(layers(model)))
-    if unknown:
-        raise ExportError(f"no layer {unknown[0]!r} in this model; --list-layers shows them")
+    require_layers(model, keep)
     result = model
     if precision.eight_bits is not None:
         if magnitudes is None:
@@ -68,18 +66,16 @@ def float32_nodes(model: onnx.ModelProto, keep: Collection[str]) -> set[str]:
 
 
 def emulate_bfloat16(model: onnx.ModelProto) -> onnx.ModelProto:
-    """A bf16 graph for runtimes without bfloat16 kernels: float32 operators, every result rounded to bfloat16.
-
-    Products and sums inside an operator are float32, as on the hardware that computes in bfloat16.
-    """
+    """`emulate_half` of a bf16 graph."""
     return emulate_half(model, TensorProto.BFLOAT16)
 
 
 def emulate_half(model: onnx.ModelProto, kind: int) -> onnx.ModelProto:
     """A graph whose tensors of a half type are float32 with that type's values.
 
-    ONNX Runtime on CPUs computes neighbouring fp16 operators in float32 without rounding between them, so that it does
-    not show what overflows elsewhere.
+    ONNX Runtime on CPUs has no bfloat16 convolutions, and computes neighbouring fp16 operators in float32 without
+    rounding between them, so that it does not show what overflows elsewhere. Products and sums inside an operator are
+    float32, as on hardware that computes in these types.
     """
     result = onnx.ModelProto()
     result.CopyFrom(model)
@@ -103,9 +99,7 @@ def emulate_half(model: onnx.ModelProto, kind: int) -> onnx.ModelProto:
                 copy.output[index] = f"{name}_exact"
                 nodes.append(_cast(f"{name}_exact", f"{name}_rounded", kind))
             nodes.append(_cast(f"{name}_rounded", name, TensorProto.FLOAT))
-    del result.graph.node[:]
-    result.graph.node.extend(nodes)
-    del result.graph.value_info[:]
+    replace_nodes(result.graph, nodes, result.graph.initializer)
     return result
 
 

@@ -19,6 +19,7 @@ from deeplab_infer.engine_manifest import EngineManifest, Profile, write_engine_
 from deeplab_infer.errors import BackendError, ExportError
 from deeplab_infer.files import atomic_write, sha256_file
 from deeplab_infer.manifest import Manifest, Range, read_onnx_manifest
+from deeplab_infer.runtime.cuda import Cuda
 from deeplab_infer.runtime.tensorrt_flavour import (
     PLUGIN_LIBRARY,
     Flavour,
@@ -314,7 +315,7 @@ class _Build:
         self._set_capabilities(config)
         image = network.get_input(0)
         for profile in options.profiles:
-            shapes = zip(*(input_dims(self._manifest, profile)), strict=True)
+            shapes = profile.input_shapes(self._manifest.input_kind)
             entry = builder.create_optimization_profile()
             entry.set_shape(image.name, *shapes)
             if config.add_optimization_profile(entry) < 0:
@@ -372,14 +373,6 @@ class _Build:
         return ExportError(f"{self._flavour.name} {what}: {self._errors()}{advice}")
 
 
-def input_dims(manifest: Manifest, profile: Profile) -> list[Range]:
-    """(min, opt, max) of every axis of the input."""
-    channels = (3, 3, 3)
-    if manifest.input_kind == "uint8":
-        return [profile.batch, profile.height, profile.width, channels]
-    return [profile.batch, channels, profile.height, profile.width]
-
-
 def describe_parser_error(error: Any) -> str:
     """A parser's error with the node it is about and what to do."""
     operator, name = error.node_operator(), error.node_name()
@@ -425,13 +418,9 @@ def plugin_library() -> Path:
 def gpu_name() -> str | None:
     """Name of the first GPU, or None without a usable one."""
     try:
-        from cuda.bindings import runtime
-    except ImportError:
+        return Cuda().name
+    except BackendError:
         return None
-    status, properties = runtime.cudaGetDeviceProperties(0)
-    if int(status) != 0:
-        return None
-    return bytes(properties.name).split(b"\0", 1)[0].decode()
 
 
 @contextlib.contextmanager

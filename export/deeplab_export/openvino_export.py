@@ -18,7 +18,7 @@ from deeplab_infer.manifest import METADATA_KEY, Manifest
 
 from .onnx_export import TracedNetwork, opset_of, write_onnx
 from .precision import PRECISIONS, Precision
-from .quantize import layers
+from .quantize import layers, require_layers
 
 # Type of the ONNX graph that the IR is made of, by what is asked for. bfloat16 is chosen when the model is compiled.
 _GRAPHS = {"fp32": "fp32", "bf16": "fp32", "fp16": "fp16", "int8": "fp32"}
@@ -47,9 +47,7 @@ def export_openvino(
     target = Path(path)
     if target.suffix != ".xml":
         raise ExportError(f"an OpenVINO file ends in .xml, got {target.name}")
-    unknown = sorted(set(keep) - set(layers(traced.graph)))
-    if unknown:
-        raise ExportError(f"no layer {unknown[0]!r} in this model; --list-layers shows them")
+    require_layers(traced.graph, keep)
     if keep and precision.name == "bf16":
         raise ExportError("OpenVINO computes a whole network in bfloat16 or none of it: no layer can be kept; use fp16")
     try:

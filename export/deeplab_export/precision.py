@@ -138,6 +138,17 @@ def to_half(model: onnx.ModelProto, half: int, keep: Collection[str] = ()) -> on
     return result
 
 
+def replace_nodes(graph: onnx.GraphProto, nodes: Iterable[onnx.NodeProto], weights: Iterable[TensorProto]) -> None:
+    """Give a graph other nodes, and of the weights those that they use; inferred types are forgotten."""
+    # Copies: what is in the graph now dies when its list is cleared.
+    nodes = [onnx.NodeProto.FromString(node.SerializeToString()) for node in nodes]
+    used = {name for node in nodes for name in node.input}
+    weights = [tensor for tensor in weights if tensor.name in used]
+    del graph.node[:], graph.initializer[:], graph.value_info[:]
+    graph.node.extend(nodes)
+    graph.initializer.extend(weights)
+
+
 class _HalfRewrite:
     """One pass over a topologically ordered graph; casts appear where types meet, once a tensor."""
 
@@ -157,13 +168,7 @@ class _HalfRewrite:
         outputs = {value.name for value in self._graph.output}
         for node in list(self._graph.node):
             self._rewrite(node, outputs)
-        del self._graph.node[:]
-        self._graph.node.extend(self._nodes)
-        used = {name for node in self._nodes for name in node.input}
-        weights = [tensor for tensor in self._weights.values() if tensor.name in used]
-        del self._graph.initializer[:]
-        self._graph.initializer.extend(weights)
-        del self._graph.value_info[:]
+        replace_nodes(self._graph, self._nodes, self._weights.values())
 
     def _rewrite(self, node: onnx.NodeProto, outputs: set[str]) -> None:
         floating = [name for name in node.output if self._types.get(name) in _FLOATING]

@@ -20,6 +20,8 @@ from onnx import TensorProto, helper, numpy_helper
 
 from deeplab_infer.errors import ExportError
 
+from .precision import replace_nodes
+
 _LARGEST: dict[int, float] = {TensorProto.INT8: 127.0, TensorProto.FLOAT8E4M3FN: 448.0}
 _SMALLEST_HALF_SCALE = float(np.finfo(np.float16).tiny)  # subnormal scales lose digits
 _LARGEST_HALF = float(np.finfo(np.float16).max)
@@ -33,6 +35,17 @@ def layers(model: onnx.ModelProto) -> dict[str, onnx.NodeProto]:
 def layer_name(node: onnx.NodeProto) -> str:
     """A convolution's module: the weight ``network.aspp.project.conv.weight`` is of layer aspp.project.conv."""
     return node.input[1].removesuffix(".weight").removeprefix("network.")
+
+
+def require_layers(model: onnx.ModelProto, names: Collection[str]) -> None:
+    """Refuse names that are not layers of a model.
+
+    Raises:
+        ExportError: an unknown name.
+    """
+    unknown = sorted(set(names) - set(layers(model)))
+    if unknown:
+        raise ExportError(f"no layer {unknown[0]!r} in this model; --list-layers shows them")
 
 
 def quantisable(model: onnx.ModelProto) -> list[str]:
@@ -117,14 +130,7 @@ class _Quantise:
         ordered = []
         for node in self._graph.node:
             ordered += [*self._before.get(node.name, ()), node]
-        fresh = [node.__class__.FromString(node.SerializeToString()) for node in ordered]
-        del self._graph.node[:]
-        self._graph.node.extend(fresh)
-        used = {name for node in fresh for name in node.input}
-        weights = [tensor for name, tensor in self._weights.items() if name in used]
-        del self._graph.initializer[:]
-        self._graph.initializer.extend(weights)
-        del self._graph.value_info[:]
+        replace_nodes(self._graph, ordered, self._weights.values())
 
     def _around_concat(self, concat: onnx.NodeProto, output: str) -> None:
         """The concat's inputs get its output's scale, so that quantising before or after is the same."""

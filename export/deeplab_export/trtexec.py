@@ -9,7 +9,7 @@ from deeplab_infer.engine_manifest import Profile
 from deeplab_infer.manifest import Manifest
 from deeplab_infer.runtime.tensorrt_flavour import Flavour
 
-from .engine import EngineOptions, input_dims
+from .engine import EngineOptions
 from .precision import PRECISIONS
 
 _LEVELS = {"ampere+": "ampere+", "same": "sameComputeCapability"}
@@ -48,7 +48,7 @@ def trtexec_command(
 def _shapes(manifest: Manifest, profile: Profile) -> list[str]:
     if all(sides[0] == sides[2] for sides in (manifest.batch, manifest.height, manifest.width)):
         return []  # a static graph takes none
-    shapes = zip(*input_dims(manifest, profile), strict=True)
+    shapes = profile.input_shapes(manifest.input_kind)
     return [
         f"--{name}Shapes=image:{'x'.join(map(str, shape))}"
         for name, shape in zip(("min", "opt", "max"), shapes, strict=True)
