@@ -150,6 +150,17 @@ def upsample_labels(
     threads: int = 0,
     emulate: bool = False,
 ) -> None: ...
+def merge_windows(
+    logits: Any,
+    out: Any,
+    window: tuple[int, int],
+    stride: tuple[int, int],
+    align_corners: bool,
+    stream: int = 0,
+    threads: int = 0,
+    instruction_set: str = "auto",
+    emulate: bool = False,
+) -> None: ...
 def preprocess(
     images: Any,
     out: Any,

@@ -41,6 +41,8 @@ def run(dtype: torch.dtype, memory_format: torch.memory_format, channels: int, w
     tensors.upsample_concat_depthwise(x, low, kernels, c, d, True).float().sum().backward()
     for via in (None, (20, 30)):
         tensors.upsample_argmax(x, (37, 41), False, via)
+    windows = torch.randn(6, channels, 9, width, device="cuda").to(dtype).contiguous(memory_format=memory_format)
+    tensors.merge_windows(windows, (40, 50), (30, 20), (20, 15), False)
     pixels = torch.randint(0, 256, (2, 13, 11, 3), dtype=torch.uint8, device="cuda")
     for size in (None, (20, 9)):
         tensors.preprocess(pixels, (1.0,) * 3, (2.0,) * 3, size=size, dtype=dtype)

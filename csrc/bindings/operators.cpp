@@ -12,6 +12,7 @@
 #include "common/huge_pages.h"
 #include "ops/depthwise.h"
 #include "ops/depthwise_backward.h"
+#include "ops/merge_windows.h"
 #include "ops/preprocess.h"
 #include "ops/upsample_concat.h"
 #include "ops/upsample_labels.h"
@@ -138,6 +139,15 @@ void labels_arrays(const py::object& logits, const py::object& labels, const py:
   upsample_labels(a.view, b.view, c.view, align_corners, via.value_or(std::pair<int64_t, int64_t>{0, 0}), execution);
 }
 
+void merge_windows_arrays(const py::object& logits, const py::object& out, const std::pair<int64_t, int64_t>& window,
+                          const std::pair<int64_t, int64_t>& stride, bool align_corners, intptr_t stream, int threads,
+                          const std::string& instruction_set, bool emulate) {
+  const Execution execution = execution_of(stream, threads, instruction_set, emulate);
+  const Array a = array_of("logits", logits, stream), b = array_of("out", out, stream);
+  const py::gil_scoped_release release;
+  merge_windows(a.view, b.view, window, stride, align_corners, execution);
+}
+
 void preprocess_arrays(const py::object& images, const py::object& out, const std::vector<float>& mean,
                        const std::vector<float>& std, bool reverse_channels, intptr_t stream, int threads,
                        const std::string& instruction_set, bool emulate) {
@@ -187,6 +197,9 @@ void define_operators(py::module_& module) {
              "Ask for huge pages under a dense CPU array that was just allocated and not touched yet.");
   module.def("upsample_labels", &labels_arrays, py::arg("logits"), py::arg("labels"), py::arg("scores"),
              py::arg("align_corners"), py::arg("via"), stream, threads, emulate, "upsample_argmax on the GPU.");
+  module.def("merge_windows", &merge_windows_arrays, py::arg("logits"), py::arg("out"), py::arg("window"),
+             py::arg("stride"), py::arg("align_corners"), stream, threads, instruction_set, emulate,
+             "One map of logits from those of overlapping windows.");
   module.def("preprocess", &preprocess_arrays, py::arg("images"), py::arg("out"), py::arg("mean"), py::arg("std"),
              py::arg("reverse_channels") = false, stream, threads, instruction_set, emulate,
              "uint8 pixels resized, reordered, normalised, cast.");

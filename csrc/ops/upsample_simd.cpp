@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// Inputs: rows of logits and tap tables. Outputs: one row of labels and scores, or of resized logits. The argmax is
-// bound by arithmetic (per output pixel and class one permutation and one fused multiply-add per tap, a compare and two
-// selects, all in registers), the plain resize by the memory it writes.
+// Inputs: rows of logits and tap tables. Outputs: one row of labels and scores, or of resized logits, written or added.
+// The argmax is bound by arithmetic (per output pixel and class one permutation and one fused multiply-add per tap, a
+// compare and two selects, all in registers), the plain resize by the memory it writes.
 #include "ops/upsample_simd.h"
 
 #include "common/vec.h"
@@ -124,9 +124,10 @@ void argmax_columns(const float* combined, int64_t stride, int64_t channels, con
   }
 }
 
-template <int Taps>
-void expand_columns_of(const float* combined, const ColumnPlan& plan, float* target, int64_t columns,
-                       bool past_caches) {
+enum class Put { store, stream, add };
+
+template <int Taps, Put How>
+void put_columns(const float* combined, const ColumnPlan& plan, float* target, int64_t columns) {
   for (int64_t block = 0; block < plan.blocks; ++block) {
     const float* source = combined + plan.first[block];
     VecInt index[Taps];
@@ -139,24 +140,47 @@ void expand_columns_of(const float* combined, const ColumnPlan& plan, float* tar
                                           : interpolate<Taps, false>(source, index, weight);
     const int64_t x = block * Vec::width;
     if (x + Vec::width <= columns) {
-      past_caches ? stream(target + x, value) : store(target + x, value);
+      if constexpr (How == Put::store) store(target + x, value);
+      if constexpr (How == Put::stream) stream(target + x, value);
+      if constexpr (How == Put::add) store(target + x, load(target + x) + value);
     } else {
       float last[Vec::width];
       store(last, value);
-      for (int64_t i = 0; x + i < columns; ++i) target[x + i] = last[i];
+      for (int64_t i = 0; x + i < columns; ++i) target[x + i] = How == Put::add ? target[x + i] + last[i] : last[i];
     }
   }
 }
 
+template <Put How>
+void put_columns_of(const float* combined, const ColumnPlan& plan, float* target, int64_t columns) {
+  constexpr decltype(&put_columns<1, How>) by_taps[] = {put_columns<1, How>, put_columns<2, How>, put_columns<3, How>,
+                                                        put_columns<4, How>};
+  by_taps[plan.taps - 1](combined, plan, target, columns);
+}
+
 void expand_columns(const float* combined, const ColumnPlan& plan, float* target, int64_t columns, bool past_caches) {
-  constexpr decltype(&expand_columns_of<1>) by_taps[] = {expand_columns_of<1>, expand_columns_of<2>,
-                                                         expand_columns_of<3>, expand_columns_of<4>};
-  by_taps[plan.taps - 1](combined, plan, target, columns, past_caches);
+  const auto run = past_caches ? put_columns_of<Put::stream> : put_columns_of<Put::store>;
+  run(combined, plan, target, columns);
+}
+
+void add_columns(const float* combined, const ColumnPlan& plan, float* target, int64_t columns) {
+  put_columns_of<Put::add>(combined, plan, target, columns);
+}
+
+void divide(const float* sum, const float* visits, float factor, float* target, int64_t columns, bool past_caches) {
+  int64_t x = 0;
+  const auto aligned = [&] { return reinterpret_cast<uintptr_t>(target + x) % (Vec::width * sizeof(float)) == 0; };
+  for (; past_caches && x < columns && !aligned(); ++x) target[x] = sum[x] / (visits[x] * factor);
+  for (; x + Vec::width <= columns; x += Vec::width) {
+    const Vec value = load(sum + x) / (load(visits + x) * broadcast(factor));
+    past_caches ? stream(target + x, value) : store(target + x, value);
+  }
+  for (; x < columns; ++x) target[x] = sum[x] / (visits[x] * factor);
 }
 
 }  // namespace
 
 extern const UpsampleKernels upsample_kernels;
-const UpsampleKernels upsample_kernels{Vec::width, combine_rows, argmax_columns, expand_columns};
+const UpsampleKernels upsample_kernels{Vec::width, combine_rows, argmax_columns, expand_columns, add_columns, divide};
 
 }  // namespace deeplab::DEEPLAB_ISA

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// The inner loops of upsample and upsample_argmax, compiled once per instruction set.
+// The inner loops of upsample, upsample_argmax and merge_windows, compiled once per instruction set.
 #pragma once
 
 #include <cstdint>
@@ -20,6 +20,10 @@ struct UpsampleKernels {
   // target[0:columns] = one output row of one class. `past_caches` writes past the caches and needs an aligned target.
   void (*expand_columns)(const float* combined, const ColumnPlan& plan, float* target, int64_t columns,
                          bool past_caches);
+  // target[0:columns] += one output row of one class.
+  void (*add_columns)(const float* combined, const ColumnPlan& plan, float* target, int64_t columns);
+  // target[0:columns] = sum / (visits * factor), of which the aligned part goes past the caches where that is wanted.
+  void (*divide)(const float* sum, const float* visits, float factor, float* target, int64_t columns, bool past_caches);
 };
 
 namespace portable {

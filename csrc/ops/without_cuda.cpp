@@ -3,6 +3,7 @@
 #include <stdexcept>
 
 #include "ops/depthwise_backward.h"
+#include "ops/merge_windows.h"
 #include "ops/preprocess.h"
 #include "ops/upsample_concat.h"
 #include "ops/upsample_labels.h"
@@ -35,6 +36,9 @@ void upsample_concat_gradient_cuda(const UpsampleConcatProblem&, void*, const Ex
   unreachable();
 }
 void upsample_concat_depthwise_cuda(const UpsampleConcatProblem&, const DepthwiseProblem&, const Execution&) {
+  unreachable();
+}
+void merge_windows_cuda(const MergeWindowsProblem&, const Execution&) {
   unreachable();
 }
 void preprocess_cuda(const PreprocessProblem&, const Execution&) {

@@ -5,6 +5,7 @@ from .functional import upsample, upsample_argmax, upsample_argmax_into
 from .fused import (
     aspp_depthwise,
     depthwise_conv_bn_relu,
+    merge_windows,
     preprocess,
     upsample_concat,
     upsample_concat_depthwise,
@@ -16,6 +17,7 @@ __all__ = [
     "bilinear_taps",
     "compose_taps",
     "depthwise_conv_bn_relu",
+    "merge_windows",
     "preprocess",
     "taps_matrix",
     "upsample",

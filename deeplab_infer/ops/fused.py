@@ -6,8 +6,9 @@ for numpy; elsewhere pass ``out``, because nothing here allocates on a device. G
 ``cudaStream_t`` as an integer, without waiting for it.
 
 All are memory-bound: each reads its inputs once and writes its outputs once. An [N, C, H, W] array may be contiguous or
-channels-last (a transposed view of [N, H, W, C]); the result is laid out alike. float32, float16 and bfloat16 sum in
-float32; float64 works on the CPU. Parameters (weight, scale, shift) are float32, or float64 with a float64 input.
+channels-last (a transposed view of [N, H, W, C]); the result is laid out alike (`merge_windows` says what it takes).
+float32, float16 and bfloat16 sum in float32; float64 works on the CPU. Parameters (weight, scale, shift) are float32,
+or float64 with a float64 input.
 
 Raises everywhere: TypeError for a dtype or object that is not accepted, ValueError for shapes, layouts, devices or
 values that do not fit, RuntimeError for GPU arrays where this build or machine has no CUDA; the message names the
@@ -208,6 +209,52 @@ def preprocess(
     return out
 
 
+def merge_windows(
+    logits: Any,
+    size: tuple[int, int],
+    *,
+    window: tuple[int, int],
+    stride: tuple[int, int],
+    align_corners: bool,
+    out: Any = None,
+    threads: int | None = None,
+    stream: int = 0,
+) -> Any:
+    """One map of logits from those of sliding windows: each pixel the mean over the windows that cover it.
+
+    Every window is resized bilinearly to its size on the map; none of the resized ones is in memory. Values are added
+    in the order of the windows. It has no gradient.
+
+    Args:
+        logits: [n, C, h, w] of all windows, in the order of `deeplab_infer.runtime.windows.place_windows`: float32 (in
+            numpy and torch also float16); on a GPU also float16, bfloat16 and channels-last.
+        size: (H, W) of the map.
+        window, stride: (height, width) of the windows and their distance; at most the window, so that none is missed.
+        align_corners: corner rule of the resize.
+        out: float32 [C, H, W]; None allocates (torch and numpy). Not for torch tensors.
+        threads, stream: as in `depthwise_conv_bn_relu`.
+
+    Returns:
+        float32 [C, H, W].
+    """
+    if _is_tensor(logits):
+        from . import tensors
+
+        _no_out(out)
+        return tensors.merge_windows(logits, size, window, stride, align_corners)
+    if out is None:
+        channels = _numpy_shape(logits, "logits", "[n, C, h, w]")[1]
+        logits = np.ascontiguousarray(logits, np.float32) if logits.dtype == np.float16 else logits
+        out = np.empty((channels, check_size("size[0]", size[0]), check_size("size[1]", size[1])), np.float32)
+        _C.prefer_huge_pages(out)
+    elif tuple(out.shape[-2:]) != tuple(size):
+        raise ValueError(f"out: got shape {list(out.shape)}, needs the size {list(size)} in its last two axes")
+    _C.merge_windows(
+        logits, out, (window[0], window[1]), (stride[0], stride[1]), align_corners, stream, _threads(threads)
+    )
+    return out
+
+
 def _is_tensor(x: Any) -> bool:
     return type(x).__module__.partition(".")[0] == "torch" or hasattr(x, "__torch_function__")
 
@@ -225,11 +272,11 @@ def _describe(x: Any) -> str:
     return f"{type(x).__name__} of shape {list(x.shape)}" if hasattr(x, "shape") else type(x).__name__
 
 
-def _numpy_shape(x: Any, name: str) -> tuple[int, int, int, int]:
+def _numpy_shape(x: Any, name: str, axes: str = "[N, C, H, W]") -> tuple[int, int, int, int]:
     if not isinstance(x, np.ndarray):
         raise TypeError(f"{name}: got {_describe(x)}, for which no result can be allocated; pass out")
     if x.ndim != 4:
-        raise ValueError(f"{name}: got shape {list(x.shape)}, needs [N, C, H, W]")
+        raise ValueError(f"{name}: got shape {list(x.shape)}, needs {axes}")
     batch, channels, height, width = x.shape
     return batch, channels, height, width
 

@@ -268,6 +268,15 @@ def upsample_argmax(logits: Tensor, size: Sequence[int], via: Sequence[int], ali
     return torch.from_numpy(labels_array)
 
 
+def merge_windows(
+    logits: Tensor, size: Sequence[int], window: Sequence[int], stride: Sequence[int], align_corners: bool
+) -> Tensor:
+    logits = _dense(logits) if logits.is_cuda else logits.float().contiguous()
+    out = _new(logits.new_empty(0, dtype=torch.float32), (logits.shape[1], size[0], size[1]), channels_last=False)
+    _C.merge_windows(logits, out, (window[0], window[1]), (stride[0], stride[1]), align_corners, **_execution(logits))
+    return out
+
+
 def run_preprocess(
     images: Tensor, out: Tensor, mean: Sequence[float], std: Sequence[float], reverse_channels: bool
 ) -> None:
@@ -285,6 +294,7 @@ for _name, _function in {
     "upsample_concat_depthwise": upsample_concat_depthwise,
     "upsample_concat_depthwise_training": upsample_concat_depthwise_training,
     "upsample_argmax": upsample_argmax,
+    "merge_windows": merge_windows,
 }.items():
     for _key in ("CPU", "CUDA"):
         library.impl(_name, _function, _key)

@@ -43,6 +43,7 @@ SCHEMAS = {
         " str activation) -> (Tensor y, Tensor mean, Tensor variance)"
     ),
     "upsample_argmax": "(Tensor logits, SymInt[] size, SymInt[] via, bool align_corners) -> Tensor",
+    "merge_windows": ("(Tensor logits, SymInt[] size, SymInt[] window, SymInt[] stride, bool align_corners) -> Tensor"),
 }
 
 library = torch.library.Library(NAMESPACE, "DEF")
@@ -188,3 +189,10 @@ def _upsample_concat_depthwise_training(
 def _upsample_argmax(logits: Tensor, size: Sequence[int], via: Sequence[int], align_corners: bool) -> Tensor:
     dtype = torch.uint8 if logits.shape[1] <= 256 else torch.int32
     return logits.new_empty((logits.shape[0], size[0], size[1]), dtype=dtype)
+
+
+@_fake("merge_windows")
+def _merge_windows(
+    logits: Tensor, size: Sequence[int], window: Sequence[int], stride: Sequence[int], align_corners: bool
+) -> Tensor:
+    return logits.new_empty((logits.shape[1], size[0], size[1]), dtype=torch.float32)

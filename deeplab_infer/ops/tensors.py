@@ -155,6 +155,20 @@ def upsample_argmax(
     return labels
 
 
+def merge_windows(
+    logits: Tensor, size: tuple[int, int], window: tuple[int, int], stride: tuple[int, int], align_corners: bool
+) -> Tensor:
+    """See `fused.merge_windows`; on the device of the logits, without a gradient.
+
+    Returns:
+        float32 [C, *size].
+    """
+    if logits.ndim != 4:
+        raise ValueError(f"logits: got shape {list(logits.shape)}, needs [n, C, h, w]")
+    merged: Tensor = _ops.merge_windows(logits, list(size), list(window), list(stride), align_corners)
+    return merged
+
+
 def preprocess(
     images: Tensor,
     mean: Sequence[float],

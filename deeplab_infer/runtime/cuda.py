@@ -131,6 +131,14 @@ class Cuda:
         kind = self._cuda.cudaMemcpyKind.cudaMemcpyDefault
         self._call("copy memory", self._cuda.cudaMemcpyAsync(target, source, size, kind, stream))
 
+    def copy_rows(
+        self, target: int, target_pitch: int, source: int, source_pitch: int, width: int, rows: int, stream: int
+    ) -> None:
+        """Copy ``rows`` pieces of ``width`` bytes that lie a pitch apart, in a stream."""
+        kind = self._cuda.cudaMemcpyKind.cudaMemcpyDefault
+        status = self._cuda.cudaMemcpy2DAsync(target, target_pitch, source, source_pitch, width, rows, kind, stream)
+        self._call("copy memory", status)
+
     def create_event(self) -> int:
         """A mark in a stream that others can wait for."""
         flags = self._cuda.cudaEventDisableTiming

@@ -7,7 +7,7 @@ import logging
 import queue
 import threading
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -17,11 +17,12 @@ from numpy.typing import DTypeLike, NDArray
 
 from .. import _C
 from ..engine_manifest import Profile
-from ..errors import BackendError
+from ..errors import BackendError, DeepLabError
 from ..manifest import Manifest
 from .base import check_batch
 from .cuda import Cuda
 from .gpu_array import GpuArray
+from .windows import Grid, Window, grid_of, split_windows
 
 Size = tuple[int, int]
 _log = logging.getLogger(__name__)
@@ -78,6 +79,7 @@ class Job:
         labels: (height, width) of the labels; None for the network's own output.
         via: the reference's first resize of the logits, where it is not the identity.
         scores: whether the probability of each label is wanted too.
+        windows: whether the images are uint8 windows that are cut out of a larger image on the GPU.
     """
 
     source: tuple[int, ...]
@@ -85,6 +87,7 @@ class Job:
     labels: Size | None = None
     via: Size | None = None
     scores: bool = False
+    windows: bool = False
 
 
 @dataclass
@@ -210,6 +213,39 @@ class GpuRunner:
             slot.run_in_place(job, images, result, stream)
             return result
 
+    def segment_windows(
+        self, image: NDArray[np.uint8], windows: Sequence[Window], size: Size, *, batch: int, scores: bool = False
+    ) -> tuple[NDArray[Any], NDArray[np.float32] | None]:
+        """Labels of one image from overlapping windows, whose logits stay on the GPU.
+
+        Args:
+            image: uint8 [H, W, 3] RGB at the network's size.
+            windows: from `place_windows`.
+            size: (height, width) of the labels.
+            batch: windows run at once; fewer where no profile takes so many.
+            scores: also give the softmax probability of each label.
+
+        Returns:
+            labels [*size], uint8 up to 256 classes, else int32, and float32 scores or None.
+
+        Raises:
+            BackendError: windows that the engine was not built for, or labels in the graph.
+            DeepLabError: windows that are not those of `place_windows` for this image.
+        """
+        grid = grid_of(windows)
+        if grid.size != image.shape[:2]:
+            raise DeepLabError(f"the windows are of an image of {list(grid.size)}, got one of {list(image.shape[:2])}")
+        if self.manifest.output_kind == "labels":
+            raise BackendError("this engine gives labels, and windows need logits; export it with --output logits")
+        parts = split_windows(windows, min(batch, self._batch_limit(grid.window)))
+        counts = [self._accepted(len(part), grid.window) for part in parts]
+        for count in counts:
+            self.profile_of(count, grid.window)
+        jobs = [Job((count, *grid.window, 3), grid.window, windows=True) for count in counts]
+        with self._slot() as slot:
+            found = slot.run_windows(image, grid, list(zip(parts, jobs, strict=True)), size, scores)
+        return found[0][0], found[1][0] if scores else None
+
     def job(self, source: tuple[int, ...], network: Size, size: Size, via: Size | None, scores: bool) -> Job:
         """Check a pass before anything runs.
 
@@ -259,6 +295,21 @@ class GpuRunner:
             f"width: {listed}); build it with --batch, --height and --width that include it{again}"
         )
 
+    def _batch_limit(self, size: Size) -> int:
+        """Largest batch of inputs of a size."""
+        limits = [p.batch for p in self._profiles_of(size)]
+        return max((high for _, _, high in limits), default=1)
+
+    def _accepted(self, count: int, size: Size) -> int:
+        """Smallest batch that holds so many inputs."""
+        limits = [p.batch for p in self._profiles_of(size)]
+        return min((max(count, low) for low, _, high in limits if high >= count), default=count)
+
+    def _profiles_of(self, size: Size) -> list[Profile]:
+        if not self.profiles:
+            return [Profile(self.manifest.batch, self.manifest.height, self.manifest.width)]
+        return [p for p in self.profiles if p.accepts(p.batch[0], *size)]
+
     # -- how
 
     def _run_on_host(self, images: NDArray[Any], job: Job) -> list[NDArray[Any]]:
@@ -307,17 +358,53 @@ class _Slot:
         staged = cuda.host_view(self._pinned("in", images.nbytes), images.shape, images.dtype)
         np.copyto(staged, images)
         outputs = [self._pinned(f"out {i}", result.nbytes) for i, result in enumerate(current.results)]
-        if current.graph is not None:
-            cuda.launch(current.graph, self.stream)
-        else:
-            self._first_runs(job, current, outputs)
-        current.runs += 1
+        self._replay(current, lambda: self._transfer_and_enqueue(job, current, outputs))
         cuda.synchronise(self.stream)
-        views = [
-            cuda.host_view(address, result.shape, result.dtype)
-            for address, result in zip(outputs, current.results, strict=True)
-        ]
-        return [view.copy() for view in views]
+        return self._copies(outputs, current.results)
+
+    def run_windows(
+        self, image: NDArray[np.uint8], grid: Grid, parts: list[tuple[Sequence[Window], Job]], size: Size, scores: bool
+    ) -> list[NDArray[Any]]:
+        """Copy an image in, run the network on its windows, merge their logits, copy labels out, wait."""
+        cuda, config = self._cuda, self._manifest.config
+        count = sum(len(part) for part, _ in parts)
+        shape = self._pass(parts[0][1]).output.shape[1:]
+        pixels = self._array("image", image.shape, np.uint8, in_passes=False)
+        logits = self._array("windows", (count, *shape), np.float32, in_passes=False)
+        merged = self._array("map", (config.num_classes, *grid.size), np.float32, in_passes=False)
+        results = [self._array("map labels", (1, *size), self._manifest.label_dtype, in_passes=False)]
+        if scores:
+            results.append(self._array("map scores", (1, *size), np.float32, in_passes=False))
+        staged = self._pinned("in", image.nbytes)
+        outputs = [self._pinned(f"out {i}", result.nbytes) for i, result in enumerate(results)]
+        np.copyto(cuda.host_view(staged, image.shape, np.uint8), image)
+        cuda.copy(_address(pixels), staged, image.nbytes, self.stream)
+        target = _address(logits)
+        for part, job in parts:
+            target += self._run_part(job, part, pixels, target)
+        run, stream = cuda.run_kernel, self.stream
+        run(_C.merge_windows, stream, logits, merged, grid.window, grid.stride, config.align_corners)
+        whole = cuda.array(_address(merged), (1, *merged.shape), np.float32)
+        run(_C.upsample_labels, stream, whole, results[0], results[1] if scores else None, config.align_corners, None)
+        for address, result in zip(outputs, results, strict=True):
+            cuda.copy(address, _address(result), result.nbytes, stream)
+        cuda.synchronise(stream)
+        return self._copies(outputs, results)
+
+    def _run_part(self, job: Job, windows: Sequence[Window], image: Any, target: int) -> int:
+        """Windows through the network, their logits to an address; gives the bytes written there."""
+        current = self._pass(job)
+        row, source = image.shape[1] * 3, _address(current.source)
+        width = windows[0].size[1] * 3
+        for index in range(job.source[0]):
+            window = windows[min(index, len(windows) - 1)]  # the last fills a batch up
+            rows = window.size[0]
+            start = _address(image) + window.top * row + window.left * 3
+            self._cuda.copy_rows(source + index * rows * width, width, start, row, width, rows, self.stream)
+        self._replay(current, lambda: self._enqueue(job, current, self.stream, current.source, current.results))
+        size = int(current.output.nbytes) // job.source[0] * len(windows)
+        self._cuda.copy(target, _address(current.output), size, self.stream)
+        return size
 
     def run_in_place(self, job: Job, images: GpuArray, labels: GpuArray, stream: int) -> None:
         """Read images where they are and write labels where they belong, in the caller's stream."""
@@ -344,20 +431,35 @@ class _Slot:
         cuda.destroy_event(self._busy)
         cuda.destroy_stream(self.stream)
 
-    def _first_runs(self, job: Job, current: _Pass, outputs: list[int]) -> None:
+    def _copies(self, addresses: list[int], results: list[Any]) -> list[NDArray[Any]]:
+        """Results out of pinned memory, which the next call writes to."""
+        return [
+            self._cuda.host_view(address, result.shape, result.dtype).copy()
+            for address, result in zip(addresses, results, strict=True)
+        ]
+
+    def _replay(self, current: _Pass, work: Callable[[], None]) -> None:
+        """Enqueue a pass's work, which is the same in every run, as its graph where there is one."""
+        if current.graph is not None:
+            self._cuda.launch(current.graph, self.stream)
+        else:
+            self._first_runs(current, work)
+        current.runs += 1
+
+    def _first_runs(self, current: _Pass, work: Callable[[], None]) -> None:
         """Run once as it is (TensorRT sets itself up), then capture what was run and launch that."""
         if not self._runner.cuda_graphs or current.runs == 0:
-            self._transfer_and_enqueue(job, current, outputs)
+            work()
             return
         try:
             self._cuda.begin_capture(self.stream)
-            self._transfer_and_enqueue(job, current, outputs)
+            work()
             current.graph = self._cuda.end_capture(self.stream)
         except (BackendError, RuntimeError) as error:
             self._cuda.abandon_capture(self.stream)
             self._runner.cuda_graphs = False
             _log.warning("running without CUDA graphs, a little slower: %s", error)
-            self._transfer_and_enqueue(job, current, outputs)
+            work()
             return
         self._cuda.launch(current.graph, self.stream)
 
@@ -411,7 +513,7 @@ class _Slot:
         output_type = np.float32 if manifest.output_kind == "logits" else label_type
         network_input = self._array("input", shape, np.float32 if floats else np.uint8)
         output = self._array("output", output_shape, output_type)
-        pixels = floats and job.labels is not None
+        pixels = floats and (job.labels is not None or job.windows)
         source = self._array("source", job.source, np.uint8) if pixels else network_input
         results = [output]
         if job.labels is not None and manifest.output_kind == "logits":
@@ -422,20 +524,21 @@ class _Slot:
         self._passes[job] = current = _Pass(context, network_input, output, results, source)
         return current
 
-    def _buffer(self, name: str, size: int) -> int:
-        """Device memory that only grows; graphs that used the old one are forgotten."""
+    def _buffer(self, name: str, size: int, in_passes: bool = True) -> int:
+        """Device memory that only grows; passes, which may have used the old one, are forgotten."""
         address, held = self._device.get(name, (0, 0))
         if held < size:
             self._cuda.synchronise(self.stream)
-            self._forget_passes()
+            if in_passes:
+                self._forget_passes()
             if held and not self._in_block(name):
                 self._cuda.free(address)
             address = self._cuda.malloc(size)
             self._device[name] = (address, size)
         return address
 
-    def _array(self, name: str, shape: tuple[int, ...], dtype: DTypeLike) -> Any:
-        address = self._buffer(name, int(np.prod(shape)) * np.dtype(dtype).itemsize)
+    def _array(self, name: str, shape: tuple[int, ...], dtype: DTypeLike, in_passes: bool = True) -> Any:
+        address = self._buffer(name, int(np.prod(shape)) * np.dtype(dtype).itemsize, in_passes)
         return self._cuda.array(address, shape, dtype)
 
     def _in_block(self, name: str) -> bool:

@@ -3,13 +3,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ..ops.functional import upsample
+from ..errors import DeepLabError
+from ..ops.fused import merge_windows
 
 Size = tuple[int, int]
 
@@ -52,17 +53,63 @@ def _starts(length: int, window: int, stride: int) -> list[int]:
     return [max(min(index * stride, length - window), 0) for index in range(count)]
 
 
+@dataclass(frozen=True)
+class Grid:
+    """Windows as `merge_windows` takes them.
+
+    Attributes:
+        size: (height, width) of the image.
+        window: (height, width) of every window.
+        stride: (vertical, horizontal) distance of neighbours.
+    """
+
+    size: Size
+    window: Size
+    stride: Size
+
+
+def grid_of(windows: Sequence[Window]) -> Grid:
+    """The grid that windows lie in.
+
+    >>> grid_of(place_windows(1025, 2049, (769, 769), (513, 513)))
+    Grid(size=(1025, 2049), window=(769, 769), stride=(256, 513))
+
+    Raises:
+        DeepLabError: not as `place_windows` places them.
+    """
+    if not windows:
+        raise DeepLabError("there are no windows; place_windows gives them")
+    size, window = (windows[-1].bottom, windows[-1].right), windows[0].size
+    stride = _distance([w.top for w in windows], window[0]), _distance([w.left for w in windows], window[1])
+    if place_windows(*size, window, stride) != list(windows):
+        raise DeepLabError("these windows are no regular grid; place_windows gives one, row by row")
+    return Grid(size, window, stride)
+
+
+def _distance(starts: list[int], window: int) -> int:
+    """From the first window to its neighbour; any distance does where there is none."""
+    return min((start for start in starts if start > 0), default=window)
+
+
+def split_windows(windows: Sequence[Window], batch: int) -> list[Sequence[Window]]:
+    """Runs of at most ``batch`` windows, as equal as they can be: a network likes to see few sizes."""
+    runs = -(-len(windows) // batch)
+    each = -(-len(windows) // runs)
+    return [windows[start : start + each] for start in range(0, len(windows), each)]
+
+
 def slide(
     image: NDArray[np.uint8],
     run: Callable[[NDArray[np.uint8]], NDArray[np.float32]],
-    windows: list[Window],
+    windows: Sequence[Window],
     classes: int,
     align_corners: bool,
     batch: int,
+    threads: int | None = None,
 ) -> NDArray[np.float32]:
     """Logits of an image from windows: each resized to its window, summed, divided by the visits.
 
-    Memory: ``classes * H * W`` float32 for the sum, besides ``batch`` windows of logits.
+    Memory: ``classes * H * W`` float32 for the result, besides the logits of all windows.
 
     Args:
         image: uint8 [H, W, 3].
@@ -71,30 +118,26 @@ def slide(
         classes: channels of the logits.
         align_corners: corner rule of the resize.
         batch: windows run at once.
+        threads: None for every processor this process may use.
 
     Returns:
         float32 [classes, H, W].
+
+    Raises:
+        DeepLabError: windows that are not those of `place_windows` for this image.
     """
-    height, width = image.shape[:2]
-    total = np.zeros((classes, height, width), np.float32)
-    visits = np.zeros((height, width), np.float32)
-    for group in _batches(windows, batch):
-        crops = np.stack([image[w.top : w.bottom, w.left : w.right] for w in group])
-        for window, logits in zip(group, run(crops), strict=True):
-            area = (slice(window.top, window.bottom), slice(window.left, window.right))
-            total[:, area[0], area[1]] += upsample(logits, window.size, align_corners)
-            visits[area] += 1
-    total /= visits
-    return total
-
-
-def _batches(windows: list[Window], batch: int) -> Iterator[list[Window]]:
-    """Consecutive windows of one size, at most ``batch`` of them."""
-    group: list[Window] = []
-    for window in windows:
-        if group and (len(group) == batch or window.size != group[0].size):
-            yield group
-            group = []
-        group.append(window)
-    if group:
-        yield group
+    grid = grid_of(windows)
+    if grid.size != image.shape[:2]:
+        raise DeepLabError(f"the windows are of an image of {list(grid.size)}, got one of {list(image.shape[:2])}")
+    logits = np.empty(0, np.float32)
+    done = 0
+    for group in split_windows(windows, batch):
+        found = run(np.stack([image[w.top : w.bottom, w.left : w.right] for w in group]))
+        if done == 0:
+            logits = np.empty((len(windows), classes, *found.shape[2:]), np.float32)
+        logits[done : done + len(group)] = found
+        done += len(group)
+    merged: NDArray[np.float32] = merge_windows(
+        logits, grid.size, window=grid.window, stride=grid.stride, align_corners=align_corners, threads=threads
+    )
+    return merged

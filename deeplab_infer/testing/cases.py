@@ -28,6 +28,17 @@ class ConcatCase:
     rate: int = 1
 
 
+@dataclass(frozen=True)
+class WindowsCase:
+    """Classes and size of a window's logits, size of the map, window, stride, corner rule."""
+
+    logits: tuple[int, int, int]
+    size: tuple[int, int]
+    window: tuple[int, int]
+    stride: tuple[int, int]
+    align_corners: bool = False
+
+
 DEPTHWISE = (
     DepthwiseCase((1, 8, 16, 16)),
     DepthwiseCase((2, 3, 5, 7), activation="none"),
@@ -58,4 +69,16 @@ CONCAT = (
     ConcatCase((0, 4, 3, 3), 4, (6, 6)),
     ConcatCase((1, 32, 33, 33), 8, (129, 129), align_corners=True),
     ConcatCase((1, 1, 1, 7), 1, (1, 28)),
+)
+
+WINDOWS = (
+    WindowsCase((3, 5, 7), (30, 41), (17, 19), (9, 11)),
+    WindowsCase((19, 25, 25), (129, 257), (97, 97), (65, 65), align_corners=True),
+    WindowsCase((8, 12, 16), (48, 64), (48, 64), (32, 48)),  # one window
+    WindowsCase((17, 4, 4), (16, 90), (40, 16), (20, 16)),  # lower than a window; windows that only touch
+    WindowsCase((9, 6, 6), (25, 25), (12, 12), (3, 1)),  # up to 4 x 12 windows a pixel
+    WindowsCase((1, 1, 1), (1, 1), (5, 5), (5, 5)),
+    WindowsCase((2, 1, 3), (5, 40), (2, 3), (1, 2), align_corners=True),
+    WindowsCase((5, 20, 22), (37, 29), (20, 22), (13, 22)),  # logits at the window's size
+    WindowsCase((21, 30, 40), (33, 50), (15, 20), (15, 20), align_corners=True),  # made smaller
 )

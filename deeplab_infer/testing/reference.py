@@ -165,6 +165,31 @@ def depthwise_input_gradient(
     return Reference(value, magnitude)
 
 
+def merge_windows(
+    logits: F64, size: tuple[int, int], window: tuple[int, int], stride: tuple[int, int], align_corners: bool
+) -> Reference:
+    """Mean of the resized windows over those that cover a pixel: [C, H, W]. The placement is mmsegmentation's.
+
+    The magnitude counts every value that is read in full: a weight of ``1 - fraction`` near 0 is off by the roundoff of
+    the fraction, which is near 1.
+    """
+    value, magnitude = np.zeros((logits.shape[1], *size)), np.zeros((logits.shape[1], *size))
+    visits = np.zeros(size)
+    counts = [max(length - w + s - 1, 0) // s + 1 for length, w, s in zip(size, window, stride, strict=True)]
+    for row in range(counts[0]):
+        for column in range(counts[1]):
+            bottom = min(row * stride[0] + window[0], size[0])
+            right = min(column * stride[1] + window[1], size[1])
+            top, left = max(bottom - window[0], 0), max(right - window[1], 0)
+            one = logits[row * counts[1] + column]
+            rows = resize_matrix(one.shape[-2], bottom - top, align_corners)
+            columns = resize_matrix(one.shape[-1], right - left, align_corners).T
+            value[:, top:bottom, left:right] += rows @ one @ columns
+            magnitude[:, top:bottom, left:right] += (rows > 0) @ np.abs(one) @ (columns > 0)
+            visits[top:bottom, left:right] += 1
+    return Reference(value / visits, magnitude / visits)
+
+
 def preprocess(images: NDArray[np.uint8], size: tuple[int, int], mean: Any, std: Any, reverse: bool) -> F64:
     """OpenCV's own resize, then float64 arithmetic: [N, 3, h, w]."""
     import cv2

@@ -88,14 +88,15 @@ class Engine:
 def default_profile(manifest: Manifest) -> Profile:
     """Sizes for an engine where none were given.
 
-    Fixed dimensions stay. Open ones: batch 1; the window in slide mode; else from a quarter of the typical size up to
-    its long side, so that portrait images fit too.
+    Fixed dimensions stay. Open ones: in slide mode the window, in batches of up to 8; else batch 1, from a quarter of
+    the typical size up to its long side, so that portrait images fit too.
     """
     config = manifest.config
     typical = (manifest.height[1], manifest.width[1])
     if config.test_mode == "slide" and config.window is not None:
-        ranges = [(side, side, side) for side in config.window]
+        batch, ranges = (1, 8, 8), [(side, side, side) for side in config.window]
     else:
+        batch = (1, 1, 1)
         if config.test_scale is not None:
             typical = (min(config.test_scale), max(config.test_scale))
         ranges = [(max(1, side // 4), side, max(typical)) for side in typical]
@@ -103,7 +104,7 @@ def default_profile(manifest: Manifest) -> Profile:
         _clip((low, typical_side, high), limits)
         for (low, typical_side, high), limits in zip(ranges, (manifest.height, manifest.width), strict=True)
     )
-    return Profile(_clip((1, 1, 1), manifest.batch), *sides)
+    return Profile(_clip(batch, manifest.batch), *sides)
 
 
 def build_engine(

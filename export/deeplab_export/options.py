@@ -94,7 +94,7 @@ def _graph_options(group: argparse._ArgumentGroup) -> None:
             f"--{name}",
             type=parse_range,
             metavar="N|MIN:OPT:MAX",
-            help=f"fixed, or open within limits (default: {f'{default}, an engine 1' if default else 'open'})",
+            help=f"fixed, or open within limits (default: {f'{default}, an engine 1 or in slide mode 1:8:8' if default else 'open'})",
         )
     group.add_argument(
         "--opset", type=int, default=18, choices=(18, 19, 20, 21, 22), help="ONNX operator set (default: 18)"

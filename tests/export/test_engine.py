@@ -209,7 +209,7 @@ def test_the_profile_where_no_size_was_given(onnx_file):
     slide = replace(
         manifest, config=replace(manifest.config, test_mode="slide", window=(769, 769), window_stride=(513, 513))
     )
-    assert str(default_profile(slide)) == "1 x 769 x 769"
+    assert str(default_profile(slide)) == "1:8:8 x 769 x 769"
     fixed = replace(manifest, height=(64, 64, 64), batch=(2, 2, 2))
     assert str(default_profile(fixed)) == "2 x 64 x 256:1024:1024"
 

@@ -94,6 +94,17 @@ class FakeCuda:
     def copy(self, target: int, source: int, size: int, stream: int) -> None:
         self.do("copy", lambda: ctypes.memmove(target, source, size))
 
+    def copy_rows(
+        self, target: int, target_pitch: int, source: int, source_pitch: int, width: int, rows: int, stream: int
+    ) -> None:
+        assert width <= min(target_pitch, source_pitch)
+
+        def work() -> None:
+            for row in range(rows):
+                ctypes.memmove(target + row * target_pitch, source + row * source_pitch, width)
+
+        self.do("copy_rows", work)
+
     def create_event(self) -> int:
         event = self.number()
         self.events[event] = 0

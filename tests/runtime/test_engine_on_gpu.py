@@ -51,6 +51,30 @@ def test_engines_give_the_labels_of_the_onnx_file(tmp_path, trained, precision, 
 
 
 @needs_exporter
+@pytest.mark.parametrize("kind", ["uint8", "float"])
+@pytest.mark.parametrize("batch", [(1, 1, 8), (4, 4, 4)])
+def test_windows_give_the_labels_of_the_onnx_file(tmp_path, trained, batch, kind):
+    """7 windows or fewer fill a batch up; the third run of each size replays its graph."""
+    path, window = tmp_path / "model.onnx", (192, 256)
+    export_onnx(trained, path, input=kind, batch=(1, 1, 8), height=window[0], width=window[1])
+    if batch[0] > 1:
+        path = tmp_path / "fixed.onnx"
+        export_onnx(trained, path, input=kind, batch=batch, height=window[0], width=window[1])
+    build_engine(path, tmp_path / "model.engine")
+    options = {"mode": "slide", "window": window, "window_stride": (128, 171)}
+    with Segmenter(path, device="cpu", **options) as reference:
+        for cuda_graphs in (True, False):
+            with Segmenter(tmp_path / "model.engine", cuda_graphs=cuda_graphs, **options) as segmenter:
+                for size in ((300, 500), SIZE, SIZE, SIZE, (192, 256)):
+                    image = generate_street(1, *size)[0]
+                    found, wanted = segmenter.predict(image, scores=True), reference.predict(image, scores=True)
+                    assert found.metadata["one_pass"] is True
+                    assert np.mean(found.labels == wanted.labels) >= 0.999
+                    assert np.abs(found.scores - wanted.scores).mean() < 0.02
+                assert segmenter.describe()["cuda_graphs"] is cuda_graphs
+
+
+@needs_exporter
 @pytest.mark.parametrize("options", [{"strip_weights": True}, {"refit": True}])
 def test_weights_from_an_onnx_file(tmp_path, trained, options):
     sizes = {"batch": 1, "height": SIZE[0], "width": SIZE[1], "precision": "fp16"}
@@ -116,6 +140,11 @@ def test_memory_streams_events_and_graphs():
     array = cuda.new_array((256,), np.int32, stream)
     cuda.copy(array.address, host, 1024, stream)
     assert (array.numpy() == 8).all()
+    cuda.copy_rows(device, 12, host, 16, 10, 3, stream)  # pitches of any size, as windows of an image have
+    cuda.copy(back, device, 1024, stream)
+    cuda.synchronise(stream)
+    rows = source.view(np.uint8)[:48].reshape(3, 16)[:, :10]
+    assert (result.view(np.uint8)[:36].reshape(3, 12)[:, :10] == rows).all()
     cuda.destroy_graph(graph)
     for address in (host, back):
         cuda.free_host(address)

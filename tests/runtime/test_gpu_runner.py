@@ -14,6 +14,7 @@ from deeplab_infer.errors import BackendError, DeepLabError, ImageError
 from deeplab_infer.manifest import read_onnx_manifest
 from deeplab_infer.runtime import open_runner
 from deeplab_infer.runtime.gpu_runner import GpuRunner
+from deeplab_infer.runtime.windows import place_windows
 
 from ..networks import make_network, random_images
 from .fake_gpu import FakeCuda, FakeEngine
@@ -45,10 +46,11 @@ def float_file(tmp_path_factory, network):
 
 
 def on_fake(monkeypatch, path, **options):
-    """A Segmenter whose engine is the fake one."""
+    """A Segmenter whose engine is the fake one; Segmenters made later have real backends."""
     runner, engine, cuda = make_runner(path, **options.pop("runner", {}))
-    monkeypatch.setattr("deeplab_infer.segmenter.open_runner", lambda *_, **__: runner)
-    return Segmenter("model.engine", **options), engine, cuda
+    with monkeypatch.context() as patch:
+        patch.setattr("deeplab_infer.segmenter.open_runner", lambda *_, **__: runner)
+        return Segmenter("model.engine", **options), engine, cuda
 
 
 def test_logits_are_those_of_the_graph_and_memory_goes_back(model_file):
@@ -132,12 +134,61 @@ def test_batches_are_split_and_padded_to_the_profile(monkeypatch, model_file):
             assert np.mean(found.labels == reference.predict(image).labels) > 0.999
 
 
-def test_windows_run_through_the_engine(monkeypatch, model_file):
+@pytest.mark.parametrize("kind", ["uint8", "float"])
+@pytest.mark.parametrize("batch", [(1, 1, 2), (1, 4, 8), (4, 4, 4), (3, 3, 5)])
+def test_windows_run_through_the_engine(monkeypatch, model_file, float_file, kind, batch):
+    """All of it on the GPU: one copy in, labels out, whatever batches the profile takes."""
+    path = model_file if kind == "uint8" else float_file
     options = {"mode": "slide", "window": (48, 64), "window_stride": (32, 48)}
-    segmenter, _, _ = on_fake(monkeypatch, model_file, **options)
+    limits = Profile(batch, (32, 48, 96), (32, 64, 128))
+    segmenter, _, cuda = on_fake(monkeypatch, path, runner={"profiles": (limits,)}, **options)
+    with Segmenter(path, **options) as reference:
+        for seed, (height, width) in enumerate([(90, 120), (48, 64), (90, 120), (90, 120), (130, 60)]):
+            image = random_images(1, height, width, seed)[0]
+            cuda.log.clear()
+            found, wanted = segmenter.predict(image, scores=True), reference.predict(image, scores=True)
+            assert np.mean(found.labels == wanted.labels) > 0.999  # emulated sums are ordered otherwise: near ties
+            assert np.abs(found.scores - wanted.scores).max() < 1e-4
+            assert found.metadata["one_pass"] and found.metadata["windows"] == wanted.metadata["windows"]
+            assert cuda.log.count("merge_windows") == cuda.log.count("upsample_labels") == 1
+        assert "probabilities" not in found.metadata
+        probabilities = segmenter.predict(image, probabilities=True).probabilities
+        assert np.abs(probabilities - reference.predict(image, probabilities=True).probabilities).max() < 1e-4
+    assert ("preprocess" in cuda.log) == (kind == "float")
+    segmenter.close()
+    assert cuda.is_clean
+
+
+def test_windows_are_replayed_and_their_memory_is_kept(monkeypatch, model_file):
+    options = {"mode": "slide", "window": (48, 64), "window_stride": (32, 48)}
+    profiles = {"profiles": (Profile((1, 2, 4), (48, 48, 48), (64, 64, 64)),)}
+    segmenter, engine, cuda = on_fake(monkeypatch, model_file, runner=profiles, **options)
+    image = random_images(1, 90, 120)[0]  # 3 x 3 windows: 3 + 3 + 3
+    answers = [segmenter.predict(image).labels for _ in range(2)]
+    held = len(cuda.held)
+    cuda.log.clear()
+    answers += [segmenter.predict(image).labels for _ in range(2)]
+    assert all(np.array_equal(answer, answers[0]) for answer in answers)
+    assert cuda.log.count("launch") == 6
+    assert engine.contexts == 1
+    assert len(cuda.held) == held
+    assert segmenter.predict(random_images(1, 48, 64)[0]).metadata["windows"] == 1
+
+
+def test_windows_that_an_engine_refuses(model_file, labels_file):
+    windows = place_windows(90, 120, (48, 64), (32, 48))
     image = random_images(1, 90, 120)[0]
-    with Segmenter(model_file, **options) as reference:
-        assert np.array_equal(segmenter.predict(image).labels, reference.predict(image).labels)
+    runner, _, _ = make_runner(model_file, profiles=(Profile((1, 1, 2), (64, 64, 64), (64, 64, 64)),))
+    with pytest.raises(BackendError, match="is outside what the engine was built for"):
+        runner.segment_windows(image, windows, (90, 120), batch=4)
+    with pytest.raises(DeepLabError, match="place_windows gives one"):
+        runner.segment_windows(image, windows[::-1], (90, 120), batch=4)
+    with pytest.raises(DeepLabError, match="of an image of"):
+        runner.segment_windows(image[1:], windows, (90, 120), batch=4)
+    fixed = Profile((1, 1, 4), (48, 48, 48), (64, 64, 64))
+    runner, _, _ = make_runner(labels_file, profiles=(fixed,))
+    with pytest.raises(BackendError, match="windows need logits"):
+        runner.segment_windows(image, windows, (90, 120), batch=4)
 
 
 def test_several_profiles(model_file):
@@ -243,7 +294,6 @@ def test_what_an_engine_refuses(monkeypatch, model_file, labels_file):
     segmenter, _, _ = on_fake(monkeypatch, model_file)
     with pytest.raises(DeepLabError, match="is not an array on a GPU"):
         segmenter.predict_gpu(random_images(1, 48, 64)[0])
-    monkeypatch.undo()
     with Segmenter(model_file) as other, pytest.raises(DeepLabError, match="open a TensorRT engine"):
         other.predict_gpu(random_images(1, 48, 64)[0])
 

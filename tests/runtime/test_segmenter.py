@@ -218,6 +218,7 @@ def test_life_cycle_and_description(model_file):
         ({"color": "hsv"}, "color 'hsv'"),
         ({"scales": (0,)}, "scales must be positive"),
         ({"window_batch": 0}, "window_batch"),
+        ({"mode": "slide", "window": (40, 48), "window_stride": (20, 49)}, "window_stride .* is larger than window"),
     ],
 )
 def test_bad_options(model_file, options, message):

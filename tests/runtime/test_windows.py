@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from deeplab_infer.errors import DeepLabError
 from deeplab_infer.ops.resize_taps import resize_taps, taps_matrix
 from deeplab_infer.runtime.tta import plan_passes, softmax
-from deeplab_infer.runtime.windows import place_windows, slide
+from deeplab_infer.runtime.windows import Window, grid_of, place_windows, slide, split_windows
 
 
 def corners(*arguments):
@@ -38,6 +38,44 @@ def test_every_pixel_is_covered_by_windows_inside_the_image(height, width, tall,
         visits[w.top : w.bottom, w.left : w.right] += 1
     assert visits.shape == (height, width)
     assert visits.min() >= 1
+
+
+@settings(max_examples=200, deadline=None)
+@given(*[st.integers(1, 90)] * 2, *[st.integers(1, 40)] * 2, st.integers(1, 40), st.integers(1, 40))
+def test_windows_know_their_grid(height, width, tall, wide, down, right):
+    windows = place_windows(height, width, (tall, wide), (min(down, tall), min(right, wide)))
+    grid = grid_of(windows)
+    assert place_windows(*grid.size, grid.window, grid.stride) == windows
+    assert (grid.size, grid.window) == ((height, width), (min(tall, height), min(wide, width)))
+
+
+@pytest.mark.parametrize(
+    "windows",
+    [
+        [],
+        place_windows(50, 60, (20, 20), (15, 15))[::-1],
+        place_windows(50, 60, (20, 20), (15, 15))[1:],
+        [Window(0, 0, 8, 8), Window(0, 6, 8, 16)],
+        [Window(0, 0, 8, 8), Window(0, 3, 8, 11), Window(0, 7, 8, 15), Window(0, 10, 8, 18)],
+    ],
+)
+def test_other_windows_are_no_grid(windows):
+    with pytest.raises(DeepLabError, match="place_windows gives"):
+        grid_of(windows)
+
+
+@pytest.mark.parametrize(("count", "batch", "sizes"), [(8, 8, [8]), (8, 5, [4, 4]), (7, 3, [3, 3, 1]), (2, 4, [2])])
+def test_windows_are_split_evenly(count, batch, sizes):
+    windows = place_windows(10, 10 * count, (10, 10), (10, 10))
+    parts = split_windows(windows, batch)
+    assert [len(part) for part in parts] == sizes
+    assert [window for part in parts for window in part] == windows
+
+
+def test_windows_of_another_image_are_refused():
+    windows = place_windows(30, 30, (20, 20), (10, 10))
+    with pytest.raises(DeepLabError, match=r"of an image of \[30, 30\], got one of \[30, 31\]"):
+        slide(np.zeros((30, 31, 3), np.uint8), lambda crops: np.zeros((1, 1, 1, 1), np.float32), windows, 1, False, 1)
 
 
 @pytest.mark.parametrize("align_corners", [False, True])
