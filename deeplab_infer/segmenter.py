@@ -24,7 +24,7 @@ from .runtime.base import Runner
 from .runtime.gpu_array import GpuArray, as_gpu_pixels, is_gpu_array
 from .runtime.opening import open_runner
 from .runtime.tta import plan_passes, softmax
-from .runtime.windows import place_windows, slide
+from .runtime.windows import Window, place_windows, slide
 from .segmentation import Segmentation
 
 _log = logging.getLogger(__name__)
@@ -61,11 +61,13 @@ class Segmenter:
         mode: str | None = None,
         window: Size | None = None,
         window_stride: Size | None = None,
-        window_batch: int = 4,
+        window_batch: int | None = None,
         scales: Sequence[float] = (1.0,),
         flip: bool = False,
         threads: int | None = None,
         fused: bool = True,
+        precision: str | None = None,
+        compiled: bool = False,
         contexts: int = 2,
         cuda_graphs: bool = True,
         weights: str | os.PathLike[str] | None = None,
@@ -77,17 +79,22 @@ class Segmenter:
                 checkpoint, or a config's name.
             backend: ``"auto"``, ``"tensorrt"``, ``"onnxruntime"``, ``"onnxruntime-tensorrt"``, ``"onnxruntime-rtx"``,
                 ``"openvino"`` or ``"torch"``.
-            device: ``"auto"``, ``"cpu"`` or ``"cuda"``.
+            device: ``"auto"``, ``"cpu"``, ``"cuda"`` or ``"cuda:N"``.
             color: channel order of ndarrays and tensors given to `predict`: ``"rgb"`` (default) or ``"bgr"``,
                 which is what ``cv2.imread`` returns. Files, bytes and PIL images know their own order.
             mode: ``"whole"`` or ``"slide"``; None takes the config's.
             window, window_stride: (height, width) of slide mode; None takes the config's.
-            window_batch: windows run at once.
+            window_batch: windows run at once; None: 4, and 8 on an engine, whose memory is taken for its largest batch
+                anyway. Never more than the model was exported for.
             scales, flip: multi-scale and mirrored passes whose probabilities are averaged.
             threads: CPU threads of the backend and of our own kernels; None uses all.
             fused: let the torch backend run on the fused kernels.
+            precision: what the torch backend computes in: ``"fp32"``, ``"tf32"``, ``"fp16"`` or ``"bf16"``; None is
+                ``"fp32"``. Exported files carry their own.
+            compiled: let the torch backend compile the network (``torch.compile``); the first images of a size take
+                minutes. 8 sizes are compiled; further ones run without, with a warning.
             contexts: calls that may run at once on an engine; each takes GPU memory.
-            cuda_graphs: let an engine's passes be replayed as CUDA graphs.
+            cuda_graphs: let the passes on a GPU be replayed as CUDA graphs.
             weights: an ONNX file of the same network, whose weights replace those of an engine built with ``--refit``.
 
         Raises:
@@ -103,6 +110,8 @@ class Segmenter:
             device=device,
             threads=threads,
             fused=fused,
+            precision=precision,
+            compiled=compiled,
             contexts=contexts,
             cuda_graphs=cuda_graphs,
             weights=weights,
@@ -113,6 +122,8 @@ class Segmenter:
         self._mode = mode or self.config.test_mode
         self._window = window or self.config.window
         self._stride = window_stride or self.config.window_stride
+        if window_batch is None:
+            window_batch = 8 if getattr(runner, "profiles", ()) else 4
         self._window_batch = min(window_batch, runner.manifest.batch[2])
         self._scales, self._flip = tuple(scales), flip
         try:
@@ -207,6 +218,7 @@ class Segmenter:
         fusion = getattr(runner, "fusion", None)
         if runner.name == "torch":
             description["fused_kernels"] = 0 if fusion is None else len(fusion.fused)
+            description["compiled"] = bool(getattr(runner, "compiled", False))
         if hasattr(runner, "cuda_graphs"):
             description["cuda_graphs"] = runner.cuda_graphs
         if self._mode == "slide":
@@ -246,6 +258,12 @@ class Segmenter:
             for name, size in (("window", self._window), ("window_stride", self._stride)):
                 if size is None or len(size) != 2 or min(size) < 1:
                     raise DeepLabError(f"mode 'slide' needs {name}=(height, width) of at least 1, got {size}")
+            window, stride = self._window or (1, 1), self._stride or (1, 1)
+            if stride[0] > window[0] or stride[1] > window[1]:
+                raise DeepLabError(
+                    f"window_stride {list(stride)} is larger than window {list(window)}: pixels between windows would "
+                    "have no class"
+                )
         averaged = self._averaged
         if runner.manifest.output_kind == "labels" and (self._mode == "slide" or averaged):
             what = "windows" if self._mode == "slide" else "scales and flips"
@@ -292,6 +310,8 @@ class Segmenter:
             extra: dict[str, Any] = {"passes": passes}
         else:
             size = self._network_size(*rgb.shape[:2])
+            if hasattr(self._open(), "segment_windows") and not wanted.probabilities:
+                return self._slide_in_one_pass(image, rgb, size, wanted, started)
             logits, windows = self._slide_logits(resize_image(rgb, size))
             ran = perf_counter()
             labels, scores = self._labels(logits, rgb.shape[:2], None, wanted)
@@ -400,9 +420,9 @@ class Segmenter:
         runner: Any = self._open()
         shape = (pixels[0].shape[0], pixels[0].shape[1])
         # With a float input the GPU resizes too; with a uint8 input the graph takes the pixels at the network's size.
-        batch = np.stack(
-            pixels if runner.manifest.input_kind == "float" else [resize_image(rgb, size) for rgb in pixels]
-        )
+        resizes = runner.manifest.input_kind == "float" or getattr(runner, "resizes", False)
+        ready = pixels if resizes else [resize_image(rgb, size) for rgb in pixels]
+        batch = ready[0][None] if len(ready) == 1 else np.stack(ready)  # a copy takes as long as a small network
         prepared = perf_counter()
         found = [
             (labels[:count], None if scores is None else scores[:count])
@@ -438,11 +458,29 @@ class Segmenter:
         ]
         return outputs[0] if len(outputs) == 1 else np.concatenate(outputs)
 
-    def _slide_logits(self, image: NDArray[np.uint8]) -> tuple[NDArray[np.float32], int]:
+    def _windows_of(self, size: Size) -> list[Window]:
         assert self._window is not None and self._stride is not None
-        windows = place_windows(image.shape[0], image.shape[1], self._window, self._stride)
+        return place_windows(size[0], size[1], self._window, self._stride)
+
+    def _slide_in_one_pass(
+        self, source: Any, rgb: NDArray[np.uint8], size: Size, wanted: _Wanted, started: float
+    ) -> Segmentation:
+        """The runner goes from the pixels of an image to its labels, window by window."""
+        runner: Any = self._open()
+        image, windows = resize_image(rgb, size), self._windows_of(size)
+        prepared = perf_counter()
+        labels, scores = runner.segment_windows(
+            image, windows, (rgb.shape[0], rgb.shape[1]), batch=self._window_batch, scores=wanted.scores
+        )
+        ran = perf_counter()
+        extra = {"network_input": list(size), "windows": len(windows), "one_pass": True}
+        return self._result(source, rgb, labels, scores, None, (started, prepared, ran, ran), extra)
+
+    def _slide_logits(self, image: NDArray[np.uint8]) -> tuple[NDArray[np.float32], int]:
+        windows = self._windows_of((image.shape[0], image.shape[1]))
+        config = self.config
         logits = slide(
-            image, self._run, windows, self.config.num_classes, self.config.align_corners, self._window_batch
+            image, self._run, windows, config.num_classes, config.align_corners, self._window_batch, self._threads
         )
         return logits, len(windows)
 

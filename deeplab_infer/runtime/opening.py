@@ -68,6 +68,8 @@ def open_runner(
     device: str = "auto",
     threads: int | None = None,
     fused: bool = True,
+    precision: str | None = None,
+    compiled: bool = False,
     contexts: int = 2,
     cuda_graphs: bool = True,
     weights: str | os.PathLike[str] | None = None,
@@ -82,8 +84,9 @@ def open_runner(
         device: ``"auto"``, ``"cpu"``, or ``"cuda"`` where the backend offers it.
         threads: CPU threads; None leaves the choice to the backend.
         fused: let the torch backend run on the fused kernels; the other backends have their own.
+        precision, compiled: of the torch backend, see `Segmenter`; exported files carry their own precision.
         contexts: calls that may run at once on an engine; each takes GPU memory.
-        cuda_graphs: let engines replay captured CUDA graphs.
+        cuda_graphs: replay captured CUDA graphs, in engines and in torch on a GPU.
         weights: an ONNX file whose weights replace those of an engine built with ``--refit``.
 
     Raises:
@@ -96,6 +99,10 @@ def open_runner(
         raise BackendError(f"threads must be at least 1, got {threads}")
     is_file = isinstance(model, (str, os.PathLike))
     suffix = Path(model).suffix.lower() if is_file else ""
+    if suffix in (".onnx", ".xml", *ENGINE_SUFFIXES) and (precision is not None or compiled):
+        raise BackendError(
+            f"{model}: an exported file has its own precision and runtime; precision and compiled are torch's alone"
+        )
     if suffix in ENGINE_SUFFIXES:
         return _open_engine(Path(model), backend, device, contexts, cuda_graphs, weights)
     if weights is not None:
@@ -108,7 +115,7 @@ def open_runner(
     if not is_file or suffix not in (".onnx", ".xml"):
         if backend not in ("auto", "torch"):
             raise BackendError(f"backend {backend!r} needs an exported .onnx file, got {_describe(model)}")
-        return _open_torch(model, device, threads, fused)
+        return _open_torch(model, device, threads, fused, precision, compiled, cuda_graphs)
     if suffix == ".xml" and backend not in ("auto", "openvino"):
         raise BackendError(f"{model}: only openvino runs OpenVINO files, not {backend}; give it the .onnx file")
     if backend == "torch":
@@ -151,13 +158,25 @@ def _open_engine(
     return open_file(path, device, contexts=contexts, cuda_graphs=cuda_graphs, weights=other)
 
 
-def _open_torch(model: Any, device: str, threads: int | None, fused: bool) -> Runner:
+def _open_torch(
+    model: Any,
+    device: str,
+    threads: int | None,
+    fused: bool,
+    precision: str | None,
+    compiled: bool,
+    cuda_graphs: bool,
+) -> Runner:
     if "torch" not in available_backends():
         raise BackendError(
             f"{_describe(model)} needs torch to run; export it where torch is (deeplab-export) and give the .onnx "
             "file, or run: pip install 'deeplab-infer[train]'"
         )
-    return importlib.import_module(".torch_runner", __package__).open_model(model, device, threads, fused)
+    module = importlib.import_module(".torch_runner", __package__)
+    runner: Runner = module.open_model(
+        model, device, threads, fused, precision=precision, compiled=compiled, cuda_graphs=cuda_graphs
+    )
+    return runner
 
 
 def _describe(model: Any) -> str:
