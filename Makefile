@@ -38,7 +38,7 @@ pytest: $(VENV)/.installed-dev
 
 # The peers' torchvision is a CUDA build that breaks imports beside a CPU torch: it must not share our environment.
 parity: $(VENV)/.installed-dev $(PEERS)/.installed
-	$(PEERS)/bin/python -m pytest tests/parity
+	DEEPLAB_PYTHON=$(abspath $(BIN))/python $(PEERS)/bin/python -m pytest tests/parity
 
 $(PEERS)/.installed: scripts/install_peers.sh constraints.txt | $(BIN)/python
 	$(PYTHON) -m venv $(PEERS)

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from deeplab_infer.ops import tensors
 from deeplab_infer.ops.functional import upsample_argmax
+from deeplab_infer.runtime.windows import place_windows
 
 Run = Callable[[], Any]
 
@@ -44,6 +45,13 @@ class KernelCase:
     size: tuple[int, int] = (0, 0)
     rates: tuple[int, ...] = (1,)
     channels_last: bool = True
+    window: tuple[int, int] = (0, 0)
+    stride: tuple[int, int] = (0, 0)
+
+    @property
+    def batch(self) -> int:
+        """Images, or the windows that cover the map."""
+        return len(place_windows(*self.size, self.window, self.stride)) if self.operator == "merge_windows" else 1
 
     def bytes_moved(self, element: int) -> int:
         """Bytes that must move: every input once, every output once."""
@@ -57,6 +65,8 @@ class KernelCase:
             return inputs + (self.low_channels + self.channels + self.low_channels) * large * element
         if self.operator == "upsample_argmax":
             return inputs + large
+        if self.operator == "merge_windows":
+            return self.batch * inputs + self.channels * large * 4
         return pixels * 3 + large * 3 * element  # preprocess: uint8 in
 
 
@@ -89,6 +99,17 @@ SUITES: dict[str, list[KernelCase]] = {
         *_shapes("R-50-D8 1024x2048", 2048, 128, 256, True),
         *_shapes("R-50-D8 1024x2048", 2048, 128, 256, False),
         KernelCase("upsample_argmax 150, ADE20K 512x683", "upsample_argmax", 150, 128, 171, size=(512, 683)),
+        KernelCase(
+            "merge_windows 8 of 769x769, 1025x2049",
+            "merge_windows",
+            19,
+            193,
+            193,
+            size=(1025, 2049),
+            channels_last=False,
+            window=(769, 769),
+            stride=(513, 513),
+        ),
         KernelCase("preprocess 1024x2048", "preprocess", 3, 1024, 2048, size=(1024, 2048)),
         KernelCase("preprocess 1080x1920 to 1024x2048", "preprocess", 3, 1080, 1920, size=(1024, 2048)),
     ],
@@ -97,12 +118,34 @@ SUITES: dict[str, list[KernelCase]] = {
         *_shapes("R-18-D8 512x1024", 512, 64, 128, True),
         *_shapes("R-18-D8 512x1024", 512, 64, 128, False),
         KernelCase("upsample_argmax 150, 512x683", "upsample_argmax", 150, 128, 171, size=(512, 683)),
+        KernelCase(
+            "merge_windows 8 of 385x385, 513x1025",
+            "merge_windows",
+            19,
+            97,
+            97,
+            size=(513, 1025),
+            channels_last=False,
+            window=(385, 385),
+            stride=(257, 257),
+        ),
         KernelCase("preprocess 512x1024", "preprocess", 3, 512, 1024, size=(512, 1024)),
         KernelCase("preprocess 720x1280 to 512x1024", "preprocess", 3, 720, 1280, size=(512, 1024)),
     ],
     # Whether everything runs.
     "tiny": [
         *(case for case in _shapes("tiny", 512, 8, 16, True) if "rate 1," not in case.name),
+        KernelCase(
+            "merge_windows tiny",
+            "merge_windows",
+            5,
+            9,
+            9,
+            size=(50, 70),
+            channels_last=False,
+            window=(33, 33),
+            stride=(20, 20),
+        ),
         KernelCase("preprocess tiny", "preprocess", 3, 32, 64, size=(64, 128)),
     ],
 }
@@ -168,6 +211,28 @@ class Labels(nn.Module):
         return F.interpolate(x, self.size, mode="bilinear", align_corners=False).argmax(1).to(torch.uint8)
 
 
+class MergeWindows(nn.Module):
+    """Each window's logits upsampled to the window, summed, divided by the visits."""
+
+    visits: Tensor
+
+    def __init__(self, case: KernelCase) -> None:
+        super().__init__()
+        self.size, self.window = case.size, case.window
+        self.places = place_windows(*case.size, case.window, case.stride)
+        visits = torch.zeros(case.size)
+        for w in self.places:
+            visits[w.top : w.bottom, w.left : w.right] += 1
+        self.register_buffer("visits", visits)
+
+    def forward(self, x: Tensor) -> Tensor:
+        full = F.interpolate(x.float(), self.window, mode="bilinear", align_corners=True)
+        total = full.new_zeros(full.shape[1], *self.size)
+        for w, logits in zip(self.places, full, strict=True):
+            total[:, w.top : w.bottom, w.left : w.right] += logits
+        return total / self.visits
+
+
 class Preprocess(nn.Module):
     """Cast, resize where needed, normalise."""
 
@@ -210,10 +275,12 @@ class Problem:
             return UpsampleConcatDepthwise(case.channels + case.low_channels)
         if case.operator == "upsample_argmax":
             return Labels(case.size)
+        if case.operator == "merge_windows":
+            return MergeWindows(case)
         return Preprocess(case.size, self.dtype)
 
     def _image(self, channels: int, height: int, width: int) -> Tensor:
-        made = torch.randn(1, channels, height, width, device=self.device).to(self.dtype)
+        made = torch.randn(self.case.batch, channels, height, width, device=self.device).to(self.dtype)
         return made.contiguous(memory_format=torch.channels_last) if self.case.channels_last else made
 
     def _inputs(self) -> list[Tensor]:
@@ -251,6 +318,9 @@ class Problem:
                 logits = inputs[0].float().contiguous().numpy()
                 return lambda: upsample_argmax(logits, case.size, align_corners=False, threads=self.threads)
             return lambda: tensors.upsample_argmax(inputs[0], case.size, False)
+        if case.operator == "merge_windows":
+            given = inputs[0].float() if self.device == "cpu" else inputs[0]
+            return lambda: tensors.merge_windows(given, case.size, case.window, case.stride, True)
         mean, std = (b.flatten().tolist() for b in self.module.buffers())
         return lambda: tensors.preprocess(inputs[0], mean, std, size=case.size, dtype=self.dtype)
 

@@ -3,9 +3,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import json
-import os
 import statistics
 import sys
 from collections.abc import Callable
@@ -14,6 +11,7 @@ from typing import Any
 import torch
 
 from .kernel_cases import SUITES, KernelCase, Problem
+from .processes import answer_job
 from .timing import Timing, measure
 
 _COPY_BYTES = {"cpu": 1 << 28, "cuda": 1 << 30}
@@ -106,13 +104,7 @@ def _time(run: Callable[[], Any], device: str, seconds: float) -> Timing:
 
 def main() -> int:
     """Entry point of the process."""
-    job = json.load(sys.stdin)
-    output = os.fdopen(os.dup(1), "w")  # what a runtime prints must not end up in the JSON
-    os.dup2(2, 1)
-    answer = run_job(job)
-    with contextlib.closing(output):
-        json.dump(answer, output)
-    return 0
+    return answer_job(run_job)
 
 
 def best_of(rounds: list[dict[str, Any]]) -> dict[str, Any]:

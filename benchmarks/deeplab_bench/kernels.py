@@ -12,7 +12,8 @@ from deeplab_infer.commands.cli import make_console
 from deeplab_infer.errors import DeepLabError
 from deeplab_infer.files import atomic_path, require_writable_dir
 
-from .processes import KEEP_MEMORY, in_own_process, now, write_results
+from .processes import KEEP_MEMORY, in_own_process
+from .records import make_record, now, write_record
 from .report import markdown_table
 
 _WORKER = "deeplab_bench.kernel_worker"
@@ -56,8 +57,9 @@ def run(arguments: argparse.Namespace) -> int:
     rows = [_row(result, copy) for result in results]
     _print(rows, copy, job, arguments)
     if arguments.json:
-        content = {"kind": "kernels", "job": job, "copy_gb_s": copy, "copy_rounds_gb_s": copies, "results": results}
-        write_results(arguments.json, "deeplab-bench", started, content)
+        extra = {"job": job, "copy_gb_s": copy, "copy_rounds_gb_s": copies}
+        complete = len(results) == len(cases)
+        write_record(arguments.json, make_record("kernels", results, started, complete=complete, extra=extra))
     if arguments.plot:
         _plot(results, copy, job, arguments.plot)
     return 0 if len(results) == len(cases) else 130

@@ -13,23 +13,37 @@ from typing import Any
 
 from deeplab_infer import __version__
 
-_PACKAGES = ("torch", "onnxruntime", "onnxruntime-gpu", "openvino", "numpy", "opencv-python-headless")
+_PACKAGES = (
+    "torch", "onnxruntime", "onnxruntime-gpu", "openvino", "nncf", "tensorrt", "tensorrt_rtx", "tensorrt-rtx",
+    "cuda-python", "numpy", "opencv-python-headless",
+)  # fmt: skip
 
 
 def describe_machine() -> dict[str, Any]:
     """CPU, GPU, driver, versions and the commit; JSON-able."""
+    gpu, driver = _gpu()
     installed = {d.name: d.version for d in importlib.metadata.distributions() if d.name in _PACKAGES}
     return {
         "cpu": _cpu(),
         "cpus": len(os.sched_getaffinity(0)),
         "memory_gib": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1),
-        "gpu": _ask(["nvidia-smi", "--query-gpu=name,driver_version", "--format=csv,noheader"]),
+        "gpu": gpu,
+        "driver": driver,
         "system": platform.platform(),
         "python": platform.python_version(),
         "deeplab-infer": __version__,
         "commit": _commit(),
         "versions": dict(sorted(installed.items())),
     }
+
+
+def _gpu() -> tuple[str | None, str | None]:
+    """Names of the GPUs and the driver's version."""
+    answer = _ask(["nvidia-smi", "--query-gpu=name,driver_version", "--format=csv,noheader"])
+    if answer is None:
+        return None, None
+    found = [line.rpartition(", ") for line in answer.splitlines()]
+    return "; ".join(name for name, _, _ in found), found[0][2]
 
 
 def _commit() -> str | None:

@@ -54,6 +54,7 @@ class Timing:
         """JSON-able, raw samples included."""
         return {
             "median_ms": self.median_ms,
+            "mean_ms": statistics.fmean(self.samples_ms),
             "p90_ms": self.percentile_ms(90),
             "p99_ms": self.percentile_ms(99),
             "spread": self.spread,
@@ -84,6 +85,28 @@ def measure(run: Callable[[], object], seconds: float, clock: Callable[[], float
         if len(samples) >= MIN_SAMPLES and (clock() - started >= seconds or _known(samples)):
             break
     return Timing(tuple(samples), len(warm))
+
+
+def measure_counted(
+    run: Callable[[], object],
+    warmup: int,
+    samples: int,
+    seconds: float,
+    clock: Callable[[], float] = perf_counter,
+) -> Timing:
+    """Time a function a given number of times, for a protocol that fixes it.
+
+    Where ``seconds`` are over first, warm-up is cut to one run and sampling ends, but never before `MIN_SAMPLES`.
+    """
+    started = clock()
+    warm = 0
+    while warm < 1 or (warm < warmup and clock() - started < seconds / 5):
+        _once(run, clock)
+        warm += 1
+    taken: list[float] = []
+    while len(taken) < samples and (len(taken) < MIN_SAMPLES or clock() - started < seconds):
+        taken.append(_once(run, clock))
+    return Timing(tuple(taken), warm)
 
 
 def _once(run: Callable[[], object], clock: Callable[[], float]) -> float:

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from ..errors import DataError
 from ..evaluation.confusion import Scores
 from ..files import atomic_write
-from ..runtime import BACKENDS
+from ..runtime import BACKENDS, TORCH_PRECISIONS
 from .cli import make_console, make_parser, run_command
 from .train import parse_size
 
@@ -33,6 +33,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--no-fused", action="store_true", help="torch backend: plain torch instead of the fused kernels"
     )
+    parser.add_argument("--precision", choices=TORCH_PRECISIONS, help="torch backend (default: fp32)")
     parser.add_argument("--count", type=int, default=24, help="scenes (default: 24)")
     parser.add_argument("--size", default="384x768", metavar="HxW", help="of a scene (default: 384x768)")
     parser.add_argument("--json", metavar="FILE", help="write the figures here ('-' for stdout)")
@@ -58,6 +59,7 @@ def _run(arguments: argparse.Namespace) -> int:
         device=arguments.device,
         threads=arguments.threads,
         fused=not arguments.no_fused,
+        precision=arguments.precision,
     ) as segmenter:
         if segmenter.classes != scenes.spec.classes:
             raise DataError(

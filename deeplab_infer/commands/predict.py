@@ -13,7 +13,7 @@ from typing import IO, Any
 from ..errors import DeepLabError, ImageError
 from ..files import atomic_path, require_writable_dir
 from ..images import list_images
-from ..runtime import BACKENDS
+from ..runtime import BACKENDS, TORCH_PRECISIONS
 from .cli import make_console, make_parser, run_command
 from .train import parse_size
 
@@ -52,6 +52,7 @@ def build_parser() -> argparse.ArgumentParser:
     run.add_argument("--device", default="auto", help="auto, cpu or cuda (default: auto)")
     run.add_argument("--threads", type=int, help="CPU threads (default: all)")
     run.add_argument("--no-fused", action="store_true", help="torch backend: plain torch instead of the fused kernels")
+    run.add_argument("--precision", choices=TORCH_PRECISIONS, help="torch backend (default: fp32)")
     run.add_argument("--mode", choices=("whole", "slide"), help="default: the model's own")
     run.add_argument("--window", metavar="HxW", help="window of slide mode")
     run.add_argument("--window-stride", metavar="HxW", help="step between windows")
@@ -82,6 +83,7 @@ def _run(arguments: argparse.Namespace) -> int:
         device=arguments.device,
         threads=arguments.threads,
         fused=not arguments.no_fused,
+        precision=arguments.precision,
         mode=arguments.mode,
         window=window,
         window_stride=stride,

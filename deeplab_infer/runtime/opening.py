@@ -26,6 +26,8 @@ _FILE_BACKENDS = {
 # ONNX Runtime's providers that build engines by themselves: never chosen unless asked for.
 _PROVIDERS = ("onnxruntime-tensorrt", "onnxruntime-rtx")
 BACKENDS = ("auto", *_FILE_BACKENDS, *_PROVIDERS, "tensorrt", "torch")
+# What the torch backend computes in; named here because commands offer them where torch is not installed.
+TORCH_PRECISIONS = ("fp32", "tf32", "fp16", "bf16")
 
 
 def available_backends() -> list[str]:

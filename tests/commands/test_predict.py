@@ -171,3 +171,20 @@ def test_a_mask_and_an_overlay_never_share_a_name(tmp_path, model_file):
     assert run(model_file, tmp_path, "-o", tmp_path / "o", "--overlay") == 0
     assert names(tmp_path / "o") == ["a.png", "a_overlay.png", "a_overlay_2.png", "a_overlay_2_overlay.png"]
     assert output_stems([Path("a.png"), Path("a_overlay.png")]) == ["a", "a_overlay"]
+
+
+def test_precision_of_the_torch_backend(tmp_path, capsys):
+    from deeplab_infer.runtime import TORCH_PRECISIONS
+    from deeplab_infer.runtime.torch_precision import PRECISIONS
+
+    assert tuple(PRECISIONS) == TORCH_PRECISIONS
+    image = tmp_path / "a.png"
+    Image.fromarray(np.zeros((32, 48, 3), np.uint8)).save(image)
+    name = "deeplabv3plus_mobilenetv2_streets"
+    assert predict.main(["-q", name, str(image), "-o", str(tmp_path / "out"), "--precision", "bf16"]) == 0
+    assert (tmp_path / "out" / "a.png").exists()
+    assert (
+        predict.main(["-q", name, str(image), "-o", str(tmp_path / "out"), "--device", "cpu", "--precision", "tf32"])
+        == 2
+    )
+    assert "tf32" in capsys.readouterr().err

@@ -2,12 +2,11 @@
 """Loading the peers beside a CPU build of torch; none of this is needed by the product."""
 
 import importlib.util
-import sys
-import types
 
 import numpy as np
 import pytest
 import torch
+from deeplab_bench.peer_models.imports import import_mmseg_models, import_torchvision
 
 INSTALL = "`make parity` installs the peers and runs this"
 
@@ -20,37 +19,16 @@ def need(*packages):
 
 @pytest.fixture(scope="session")
 def vision_operators():
-    """torchvision's wheels are CUDA builds; its Python part imports once two of its operators are declared."""
+    """torchvision, made importable beside a CPU build of torch."""
     need("torchvision")
-    library = torch.library.Library("torchvision", "DEF")
-    for name in ("nms", "qnms"):
-        library.define(f"{name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
-    return library
+    return import_torchvision()
 
 
 @pytest.fixture(scope="session")
 def mmseg_models(vision_operators):
     """mmsegmentation's model registry, without mmcv's compiled extension."""
     need("mmseg", "mmengine", "mmcv")
-
-    def missing(name):
-        if name.startswith("__"):
-            raise AttributeError(name)
-
-        def call(*arguments, **keywords):
-            raise RuntimeError(f"mmcv._ext.{name} is not compiled")
-
-        return call
-
-    stub = types.ModuleType("mmcv._ext")
-    stub.__getattr__ = missing
-    sys.modules["mmcv._ext"] = stub
-    import mmseg.models
-    from mmengine.registry import init_default_scope
-
-    del sys.modules["mmcv._ext"]
-    init_default_scope("mmseg")
-    return mmseg.models
+    return import_mmseg_models()
 
 
 def randomise(module, seed=0):
