@@ -377,10 +377,10 @@ class Problem:
             request.set_input_tensor(index, openvino.Tensor(np.ascontiguousarray(t.contiguous().numpy())))
         return lambda: request.infer()
 
-    def error(self) -> float:
+    def error(self) -> float | None:
         """Norm of the difference to eager over the norm of eager; for labels the share that differs."""
         if self.case.operator == "depthwise_backward":
-            return float("nan")  # gradients are compared in the tests
+            return None  # gradients are compared in the tests
         got, want = self.ours()(), self.eager()()
         if self.case.operator == "upsample_argmax":
             return float((torch.as_tensor(got).cpu() != want.cpu().reshape(got.shape)).float().mean())

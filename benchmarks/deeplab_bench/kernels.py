@@ -53,11 +53,11 @@ def run(arguments: argparse.Namespace) -> int:
                 results.append(_measure(case, job))
     except KeyboardInterrupt:
         console.print("interrupted: showing what was measured so far")
-    copy = max(copies, default=float("nan"))
+    copy = max(copies, default=0.0)
     rows = [_row(result, copy) for result in results]
     _print(rows, copy, job, arguments)
     if arguments.json:
-        extra = {"job": job, "copy_gb_s": copy, "copy_rounds_gb_s": copies}
+        extra = {"job": job, "copy_gb_s": copy or None, "copy_rounds_gb_s": copies}
         complete = len(results) == len(cases)
         write_record(arguments.json, make_record("kernels", results, started, complete=complete, extra=extra))
     if arguments.plot:
@@ -164,7 +164,7 @@ def _cells(row: dict[str, Any], job: dict[str, Any]) -> list[str]:
         cells.append(f"{row['ms'] * 1e3:.1f}")
     cells += [f"{row['gb_s']:.1f}", f"{row['of_copy']:.0%}"]
     cells += ["failed" if row[f"{p} failed"] else "-" if row[p] is None else f"{row[p]:.1f}" for p in _PEERS]
-    return [*cells, "-" if row["error"] is None or row["error"] != row["error"] else f"{row['error']:.1e}"]
+    return [*cells, "-" if row["error"] is None else f"{row['error']:.1e}"]
 
 
 def _print(rows: list[dict[str, Any]], copy: float, job: dict[str, Any], arguments: argparse.Namespace) -> None:

@@ -86,7 +86,7 @@ def write_record(path: str | os.PathLike[str], record: Record) -> None:
         OSError: the file cannot be written.
     """
     with atomic_write(Path(path), "w") as stream:
-        json.dump(record.to_dict(), stream, indent=1)
+        json.dump(record.to_dict(), stream, indent=1, allow_nan=False)
         stream.write("\n")
 
 
@@ -138,7 +138,8 @@ def _load(path: Path) -> dict[str, Any]:
     if not path.is_file():
         raise DeepLabError(f"{path}: no such file; deeplab-bench writes results with --json FILE")
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        # Version 1 wrote NaN for what was not compared, which is not JSON.
+        content = json.loads(path.read_text(encoding="utf-8"), parse_constant=lambda _: None)
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise DeepLabError(f"{path}: not a result of deeplab-bench ({error}); measure again with --json") from error
     if not isinstance(content, dict):

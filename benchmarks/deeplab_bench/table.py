@@ -8,7 +8,6 @@ import functools
 import tempfile
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -35,8 +34,8 @@ _TRAINING = "deeplab_bench.training_memory"
 # What one measurement takes besides its steps, seconds: starting Python and torch, weights, export, warm-up.
 _OVERHEAD = {REFERENCE: 12.0, "": 10.0, "onnx": 20.0, "openvino": 25.0, "engine": 60.0}
 _COMPILING = 90.0
-_SHOWPIECES = 3  # networks all of whose paths come before the next network
-_FIRST_PATHS = 2  # of the other networks, before all the rest
+_SHOWPIECES = 3  # networks whose first `_SHOWN_PATHS` paths come before the next network; of the others one does
+_SHOWN_PATHS = 2
 
 
 def add_parser(commands: Any) -> None:
@@ -163,23 +162,17 @@ class _Plan:
         }
 
     def tasks(self, folder: Path, ceilings: dict[str, Any]) -> Iterator[Task]:
-        """First the reference and the best paths of every network, then the other paths."""
+        """In the order of their worth: the showpieces, then every network once, then all other paths."""
         networks = [
             _Network(self, Workload(row, self.scale, folder / str(index), self.checkpoints), ceilings)
             for index, row in enumerate(order_of_worth(self.published))
         ]
+        first = {id(network): _SHOWN_PATHS if index < _SHOWPIECES else 1 for index, network in enumerate(networks)}
         for network in networks:
             yield network.reference_task()
-            yield from map(network.path_task, self.paths[: self._first(network)])
+            yield from map(network.path_task, self.paths[: first[id(network)]])
         for network in networks:
-            yield from map(network.path_task, self.paths[self._first(network) :])
-
-    def _first(self, network: _Network) -> int:
-        return len(self.paths) if network.workload.row.name in self._showpieces else _FIRST_PATHS
-
-    @cached_property
-    def _showpieces(self) -> list[str]:
-        return [row.name for row in order_of_worth(self.published)[:_SHOWPIECES]]
+            yield from map(network.path_task, self.paths[first[id(network)] :])
 
 
 @dataclass(frozen=True)
@@ -221,13 +214,13 @@ class _Network:
                 model=model,
                 precision=precision,
                 compiled=path.compiled,
-                steps=("post", "end_to_end"),
+                steps=("end_to_end",),
             )
             if path.file:  # a table's worth of them would fill a disk
                 model.unlink(missing_ok=True)
             return self._results(path.name, answer)
 
-        seconds = _OVERHEAD[path.file] + 2 * self.plan.seconds + (_COMPILING if path.compiled else 0)
+        seconds = _OVERHEAD[path.file] + self.plan.seconds + (_COMPILING if path.compiled else 0)
         return Task(f"{self.workload.row.name}: {path.name}", seconds, run)
 
     def _measure(

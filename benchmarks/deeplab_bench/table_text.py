@@ -13,6 +13,7 @@ from .report import markdown_table
 from .worker import REFERENCE
 
 _MOST_NOTES = 12
+_EIGHT_BITS = ("int8", "fp8")
 
 
 def print_table(published: list[ReferenceRow], results: list[Result], markdown: bool) -> None:
@@ -48,7 +49,7 @@ def notes(record: Record) -> Iterable[str]:
         + ("; NAME: our path, end to end, as a multiple of the reference's speed" if paths else "")
     )
     if paths:
-        yield "of floor, agreement: of the fastest path; floor: this machine's measured copy and matrix rates"
+        yield "best, of floor, agreement: of the fastest path that is not in eight bits; floor: this machine's measured copy and matrix rates"
     if record.protocol.get("weights", "").startswith("random") and paths:
         yield "agreement with random weights is a lower bound: their labels are closer to ties than trained ones"
     if record.protocol.get("scale", 1) != 1:
@@ -84,7 +85,11 @@ def _line(
     cells.append(failed if good is None else f"{fps(good):.2f}" if on_gpu else "1.00x")
     ours = [found.get((row.name, path)) for path in paths]
     cells += [_ratio(result, base) for result in ours]
-    done = [result for result in ours if result is not None and not is_error(result)]
+    done = [
+        result
+        for result in ours
+        if result is not None and not is_error(result) and result["precision"] not in _EIGHT_BITS
+    ]
     best = max(done, key=fps, default=None)
     if on_gpu:
         cells += [f"{fps(best):.1f}", f"{fps(best) / row.fps:.1f}x" if row.fps else "-"] if best else ["-", "-"]

@@ -294,7 +294,7 @@ def status_mib(field: str) -> float:
     for line in Path("/proc/self/status").read_text(encoding="ascii", errors="replace").splitlines():
         if line.startswith(f"{field}:"):
             return int(line.split()[1]) / 1024
-    return float("nan")
+    raise OSError(f"/proc/self/status has no {field}")
 
 
 def _torch_peak_mib() -> float | None:
