@@ -10,7 +10,14 @@ from collections.abc import Sequence
 from deeplab_infer.commands.cli import make_parser, run_command
 from deeplab_infer.errors import DeepLabError
 
-from . import compare, kernels, layers, macs, peers, report_command, run_models, table
+from .kernels import command as kernels
+from .layers import command as layers
+from .peers import command as peers
+from .reports import command as report_command
+from .reports import compare
+from .running import command as run_models
+from .table import command as table
+from .work import command as macs
 
 PROG = "deeplab-bench"
 _COMMANDS = {

@@ -14,7 +14,7 @@ from typing import Any
 from deeplab_infer.errors import DeepLabError
 from deeplab_infer.files import atomic_write
 
-from .machine import describe_machine
+from .measuring.machine import describe_machine
 
 SCHEMA_VERSION = 2
 KINDS = ("run", "table", "peers", "kernels", "layers", "macs")

@@ -4,4 +4,12 @@
 from .base import Runner
 from .opening import BACKENDS, TORCH_PRECISIONS, available_backends, backends_for, open_runner, read_manifest
 
-__all__ = ["BACKENDS", "TORCH_PRECISIONS", "Runner", "available_backends", "backends_for", "open_runner", "read_manifest"]
+__all__ = [
+    "BACKENDS",
+    "TORCH_PRECISIONS",
+    "Runner",
+    "available_backends",
+    "backends_for",
+    "open_runner",
+    "read_manifest",
+]

@@ -89,12 +89,13 @@ def _graph_options(group: argparse._ArgumentGroup) -> None:
         default="logits",
         help="logits at the network's stride (default), or labels at the input's size",
     )
-    for name, default in (("batch", "1:1:8"), ("height", None), ("width", None)):
+    defaults = {"batch": "1:1:8, an engine 1 or in slide mode 1:8:8", "height": "open", "width": "open"}
+    for name, default in defaults.items():
         group.add_argument(
             f"--{name}",
             type=parse_range,
             metavar="N|MIN:OPT:MAX",
-            help=f"fixed, or open within limits (default: {f'{default}, an engine 1 or in slide mode 1:8:8' if default else 'open'})",
+            help=f"fixed, or open within limits (default: {default})",
         )
     group.add_argument(
         "--opset", type=int, default=18, choices=(18, 19, 20, 21, 22), help="ONNX operator set (default: 18)"

@@ -11,19 +11,23 @@ from deeplab_bench.records import Record, Result
 from deeplab_infer.configs import reference_rows
 
 MADE_UP = "MADE-UP"
-HOSTILE = "a|b <script>alert('x')</script> \"q\" & $\\frac{ `c` [l](javascript:1) *s* \x1b[31m \ud800 &lt; _u_\nnew line"
+HOSTILE = (
+    "a|b <script>alert('x')</script> \"q\" & $\\frac{ `c` [l](javascript:1) *s* \x1b[31m \ud800 &lt; _u_\nnew line"
+)
 PATHS = {"reference": 1.0, "torch fp16": 3.1, "onnxruntime fp32": 1.4, "tensorrt fp16": 6.5, "tensorrt int8": 8.2}
 
 
 def samples(median: float, seed: int = 0, count: int = 60, spread: float = 0.01) -> list[float]:
     """Made-up times around a median, ms."""
     rng = random.Random(seed)
-    return [median * (1 + spread * (abs(rng.gauss(0, 3)) if rng.random() < 0.1 else rng.gauss(0, 1))) for _ in range(count)]
+    return [
+        median * (1 + spread * (abs(rng.gauss(0, 3)) if rng.random() < 0.1 else rng.gauss(0, 1))) for _ in range(count)
+    ]
 
 
 def timing(median: float, seed: int = 0, **how: Any) -> dict[str, Any]:
     """A made-up timing, as `Timing.to_dict` gives one."""
-    from deeplab_bench.timing import Timing
+    from deeplab_bench.measuring.timing import Timing
 
     return Timing(tuple(samples(median, seed, **how)), 3).to_dict()
 
@@ -72,7 +76,11 @@ def record(kind: str, results: list[Result], *, device: str = "cuda", **more: An
 
 def run_record(device: str = "cuda", **more: Any) -> Record:
     """Two files on three ways."""
-    pairs = [("model.onnx", "onnxruntime fp32", 20.0), ("model.onnx", "openvino fp32", 16.0), ("model_fp16.onnx", "onnxruntime fp16", 9.0)]
+    pairs = [
+        ("model.onnx", "onnxruntime fp32", 20.0),
+        ("model.onnx", "openvino fp32", 16.0),
+        ("model_fp16.onnx", "onnxruntime fp16", 9.0),
+    ]
     results = [measurement(name, path, ms, seed, device) for seed, (name, path, ms) in enumerate(pairs)]
     results.append(failed("broken.onnx", "onnxruntime fp32"))
     return record("run", results, device=device, **more)
@@ -101,7 +109,12 @@ def table_record(device: str = "cuda", **more: Any) -> Record:
 
 def peers_record(device: str = "cuda", **more: Any) -> Record:
     """One network of another project beside ours."""
-    ways = {"mmsegmentation fp32 eager": 50.0, "mmsegmentation fp32 compile": 40.0, "ours torch fp32": 32.0, "ours tensorrt fp16": 8.0}
+    ways = {
+        "mmsegmentation fp32 eager": 50.0,
+        "mmsegmentation fp32 compile": 40.0,
+        "ours torch fp32": 32.0,
+        "ours tensorrt fp16": 8.0,
+    }
     results = [measurement("r18", path, ms, seed, device) for seed, (path, ms) in enumerate(ways.items())]
     results[1]["notes"] = ["compiled for 40 s before the first run (MADE-UP)"]
     return record("peers", results, device=device, **more)

@@ -4,7 +4,7 @@
 import json
 
 import pytest
-from deeplab_bench.campaign import Campaign, Task
+from deeplab_bench.measuring.campaign import Campaign, Task
 from deeplab_bench.records import read_record
 
 from deeplab_infer.commands.cli import make_console

@@ -2,8 +2,8 @@
 """Roofs of the machine: their form, and times computed from given ones. No rate is asserted."""
 
 import pytest
-from deeplab_bench import ceilings
-from deeplab_bench.counting import Count, Operation, count
+from deeplab_bench.measuring import ceilings
+from deeplab_bench.work.counting import Count, Operation, count
 
 from deeplab_infer.errors import BackendError
 

@@ -7,8 +7,11 @@ import sys
 from pathlib import Path
 
 import pytest
-from deeplab_bench import command, machine, processes, report, run_models
+from deeplab_bench import command
+from deeplab_bench.measuring import machine, processes
 from deeplab_bench.records import make_record, read_record
+from deeplab_bench.running import command as run_models
+from deeplab_bench.running import text as report
 from deeplab_export import export_onnx
 
 from deeplab_infer import build_model
@@ -126,7 +129,7 @@ def test_a_result_that_cannot_be_written_is_known_before_measuring(tmp_path, mod
 
 
 def test_peak_memory_does_not_include_the_parents():
-    code = "from deeplab_bench.worker import status_mib; print(status_mib('VmHWM'))"
+    code = "from deeplab_bench.running.worker import status_mib; print(status_mib('VmHWM'))"
     ballast = bytearray(b"1") * (400 << 20)
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert len(ballast) == 400 << 20
@@ -140,7 +143,7 @@ def test_peak_memory_does_not_include_the_parents():
         ("import time; time.sleep(60)", "took longer than 1 s and was ended"),
         ("raise SystemExit('no such thing')", "ended with code 1: no such thing"),
         (
-            "from deeplab_bench.processes import answer_job\n"
+            "from deeplab_bench.measuring.processes import answer_job\n"
             "import sys\n"
             "def run(job): print('noise'); raise MemoryError('9 GiB')\n"
             "sys.exit(answer_job(run))",

@@ -5,7 +5,10 @@ import json
 
 import pytest
 import torch
-from deeplab_bench import command, kernel_cases, kernel_worker, kernels
+from deeplab_bench import command
+from deeplab_bench.kernels import cases as kernel_cases
+from deeplab_bench.kernels import command as kernels
+from deeplab_bench.kernels import worker as kernel_worker
 
 
 def test_kernels_as_a_user_runs_it(tmp_path, capsys):

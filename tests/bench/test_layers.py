@@ -8,19 +8,17 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from deeplab_bench import (
-    ceilings,
-    command,
-    layer_worker,
-    layers,
-    layers_onnxruntime,
-    layers_openvino,
-    layers_tensorrt,
-    layers_torch,
-)
-from deeplab_bench.counting import count
-from deeplab_bench.layer_times import CountedConvolutions, LayerTime, median_of_runs, onnx_paths
+from deeplab_bench import command
+from deeplab_bench.layers import command as layers
+from deeplab_bench.layers import from_onnxruntime as layers_onnxruntime
+from deeplab_bench.layers import from_openvino as layers_openvino
+from deeplab_bench.layers import from_tensorrt as layers_tensorrt
+from deeplab_bench.layers import from_torch as layers_torch
+from deeplab_bench.layers import worker as layer_worker
+from deeplab_bench.layers.times import CountedConvolutions, LayerTime, median_of_runs, onnx_paths
+from deeplab_bench.measuring import ceilings
 from deeplab_bench.records import read_record
+from deeplab_bench.work.counting import count
 from deeplab_export import export_onnx
 
 from deeplab_infer.configs import load_config

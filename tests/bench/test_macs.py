@@ -7,9 +7,11 @@ from dataclasses import replace
 
 import pytest
 import torch
-from deeplab_bench import command, macs, paper
-from deeplab_bench.counting import count, space_to_batch_size
+from deeplab_bench import command
 from deeplab_bench.records import read_record
+from deeplab_bench.work import command as macs
+from deeplab_bench.work import paper
+from deeplab_bench.work.counting import count, space_to_batch_size
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 

@@ -5,8 +5,8 @@ import sys
 import types
 
 import pytest
-from deeplab_bench import meters
-from deeplab_bench.meters import CpuMeter, NvidiaMeter, counted_energy, open_meter, unsteadiness
+from deeplab_bench.measuring import meters
+from deeplab_bench.measuring.meters import CpuMeter, NvidiaMeter, counted_energy, open_meter, unsteadiness
 
 
 class Counter:

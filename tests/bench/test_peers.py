@@ -11,8 +11,11 @@ import sys
 import numpy as np
 import pytest
 import torch
-from deeplab_bench import peer_jobs, peer_measuring, peer_own_worker, peers
-from deeplab_bench.peer_models import PEERS
+from deeplab_bench.peers import command as peers
+from deeplab_bench.peers import jobs as peer_jobs
+from deeplab_bench.peers import measuring as peer_measuring
+from deeplab_bench.peers import own_worker as peer_own_worker
+from deeplab_bench.peers.models import PEERS
 
 from deeplab_infer.commands.cli import make_parser, run_command
 
@@ -114,7 +117,7 @@ def test_the_peers_interpreter_sees_this_package_and_no_other(answers, monkeypat
 
 
 def test_modules_of_the_peers_side_do_without_the_toolkit():
-    code = "import sys; sys.modules['deeplab_infer'] = None; import deeplab_bench.peer_worker, deeplab_bench.peer_models.base"
+    code = "import sys; sys.modules['deeplab_infer'] = None; import deeplab_bench.peers.worker, deeplab_bench.peers.models.base"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 

@@ -5,10 +5,10 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from deeplab_bench import protocol
-from deeplab_bench.networks import random_network
-from deeplab_bench.rows import IMAGE_SIZES, Workload, network_of, order_of_worth
-from deeplab_bench.timing import measure_counted
+from deeplab_bench.measuring.timing import measure_counted
+from deeplab_bench.networks.load import random_network
+from deeplab_bench.running import protocol
+from deeplab_bench.table.rows import IMAGE_SIZES, Workload, network_of, order_of_worth
 
 from deeplab_infer.configs import load_config, reference_rows
 from deeplab_infer.data.synthetic_streets import generate_street

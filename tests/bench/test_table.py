@@ -5,11 +5,12 @@ import json
 
 import jsonschema
 import pytest
-from deeplab_bench import command, table
-from deeplab_bench.paths import PATHS, choose_paths, why_not
+from deeplab_bench import command
 from deeplab_bench.records import read_record
-from deeplab_bench.rows import Workload
-from deeplab_bench.worker import REFERENCE
+from deeplab_bench.running.worker import REFERENCE
+from deeplab_bench.table import command as table
+from deeplab_bench.table.paths import PATHS, choose_paths, why_not
+from deeplab_bench.table.rows import Workload
 
 from deeplab_infer.configs import reference_rows
 from deeplab_infer.errors import BackendError, DeepLabError

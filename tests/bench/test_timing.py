@@ -4,7 +4,7 @@
 import itertools
 
 import pytest
-from deeplab_bench.timing import MIN_SAMPLES, Timing, measure
+from deeplab_bench.measuring.timing import MIN_SAMPLES, Timing, measure
 
 
 class Machine:

@@ -6,7 +6,7 @@ import importlib.util
 import numpy as np
 import pytest
 import torch
-from deeplab_bench.peer_models.imports import import_mmseg_models, import_torchvision
+from deeplab_bench.peers.models.imports import import_mmseg_models, import_torchvision
 
 INSTALL = "`make parity` installs the peers and runs this"
 

@@ -10,7 +10,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from deeplab_bench import peer_models, peer_worker
+from deeplab_bench.peers import models as peer_models
+from deeplab_bench.peers import worker as peer_worker
 
 from deeplab_infer import Segmenter, checkpoints
 from deeplab_infer.data.synthetic_streets import generate_street

@@ -1,0 +1,2 @@
+# SPDX-License-Identifier: Apache-2.0
+"""``deeplab-bench compare`` and ``report``: what is made of result files."""

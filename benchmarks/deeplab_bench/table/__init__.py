@@ -1,0 +1,2 @@
+# SPDX-License-Identifier: Apache-2.0
+"""``deeplab-bench table``: the published table on this machine."""
