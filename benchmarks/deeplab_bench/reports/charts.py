@@ -68,13 +68,13 @@ def accuracy(record: Record) -> Draw | None:
         columns = min(2, len(panels))
         rows = math.ceil(len(panels) / columns)
         figure = _new_figure(0.9 + 2.9 * rows + 0.22 * math.ceil((len(paths) + 1) / 3))
-        grid = figure.subplots(rows, columns, squeeze=False).flat
+        grid = list(figure.subplots(rows, columns, squeeze=False).flat)
         for axes, (dataset, found) in zip(grid, panels.items(), strict=False):
             axes.set_title(dataset, loc="left")
             _accuracy_panel(axes, found, paths, printed=gpu)
             axes.set_xlabel("images a second" + ("" if gpu else " (this machine, not comparable)"))
             axes.set_ylabel("mIoU, % (printed)")
-        for axes in list(grid)[len(panels) :]:
+        for axes in grid[len(panels) :]:
             axes.set_visible(False)
         _legend_below(figure, paths, extra="V100, printed" if gpu else "")
         _label_points(figure)
@@ -86,7 +86,9 @@ def accuracy(record: Record) -> Draw | None:
 def speed_up(record: Record) -> Draw | None:
     """How many times as fast as what each measurement is compared with: bars, or points where there are many."""
     told = [speed for speed in speeds(record) if speed.ratio is not None]
-    shown = [speed for speed in told if speed.result is not speed.baseline]
+    # Rows of one network share a measurement: one of them is enough.
+    ours = [speed for speed in told if speed.result is not speed.baseline]
+    shown = [s for s in ours if s.result.get("measured_as", s.result["name"]) == s.result["name"]]
     if not shown:
         return None
     paths = _styles(_path(speed.result) for speed in shown)
@@ -376,7 +378,10 @@ def _points(
 
 def _row_name(record: Record, result: Result) -> str:
     """What a bar's group is called: the network; in a run, where each has its own baseline, the measurement."""
-    return label(result) if record.kind == "run" else str(result["name"])
+    if record.kind == "run":
+        return label(result)
+    row = _reference(result["name"]) if record.kind == "table" else None
+    return f"{_dataset(row.name)}, {_backbone(row.name)}, {row.schedule // 1000}k" if row else str(result["name"])
 
 
 def _path(result: Result) -> str:
