@@ -16,7 +16,14 @@ from PIL import Image
 from deeplab_infer.commands import evaluate, predict, train
 
 ROOT = Path(__file__).parents[2]
-PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("*/README.md"), *(ROOT / "docs").glob("*.md")])
+PAGES = sorted(
+    [
+        *ROOT.glob("*.md"),
+        *ROOT.glob("*/README.md"),
+        *(ROOT / "docs").glob("*.md"),
+        ROOT / "benchmarks/results/README.md",
+    ]
+)
 PARSERS = {
     "deeplab-export": export_parser,
     "deeplab-bench": bench_parser,
