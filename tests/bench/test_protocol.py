@@ -50,18 +50,19 @@ def test_windows_are_averaged_and_counted():
     assert np.mean((total / visits).argmax(0) == reference.run()) > 0.999
 
 
-def test_the_process_keeps_its_settings():
-    before = torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32, torch.backends.cudnn.benchmark
-    torch.backends.cuda.matmul.allow_tf32 = True
+def test_true_float32_without_autotuning():
+    """How the switches are set, on every torch, and put back is tested with the torch backend."""
+    cudnn, matmul = torch.backends.cudnn, torch.backends.cuda.matmul
+    before = cudnn.benchmark
+    cudnn.benchmark = True
     try:
         with protocol.reference_settings():
-            assert not torch.backends.cuda.matmul.allow_tf32
-            assert not torch.backends.cudnn.allow_tf32
-            assert not torch.backends.cudnn.benchmark
-        assert torch.backends.cuda.matmul.allow_tf32
+            assert not cudnn.benchmark
+            assert not matmul.allow_tf32
+            assert getattr(cudnn, "conv", None) is None or cudnn.conv.fp32_precision != "tf32"
+        assert cudnn.benchmark
     finally:
-        torch.backends.cuda.matmul.allow_tf32 = before[0]
-    assert (torch.backends.cudnn.allow_tf32, torch.backends.cudnn.benchmark) == before[1:]
+        cudnn.benchmark = before
 
 
 class Clock:

@@ -8,8 +8,7 @@ the int64 labels back. Not timed: reading, resizing and normalising the image. W
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -123,18 +122,11 @@ class ReferenceProtocol:
         return torch.div(total, visits)
 
 
-@contextmanager
-def reference_settings() -> Iterator[None]:
-    """True float32 and no autotuning, whatever the process has set; as it was afterwards."""
-    import torch
+def reference_settings() -> AbstractContextManager[None]:
+    """True float32 and no autotuning inside, whatever the process has set; as it was afterwards."""
+    from deeplab_infer.runtime.torch_precision import arithmetic
 
-    with torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=False, allow_tf32=False):
-        before = torch.backends.cuda.matmul.allow_tf32
-        torch.backends.cuda.matmul.allow_tf32 = False
-        try:
-            yield
-        finally:
-            torch.backends.cuda.matmul.allow_tf32 = before
+    return arithmetic(tf32=False, benchmark=False)
 
 
 def _crop(x: torch.Tensor, window: Window) -> torch.Tensor:
