@@ -12,6 +12,7 @@ from deeplab_infer.commands.cli import make_console
 from deeplab_infer.errors import DeepLabError
 from deeplab_infer.files import atomic_path, require_writable_dir
 
+from ..measuring.options import add_options, resolve_device
 from ..measuring.processes import KEEP_MEMORY, in_own_process
 from ..records import make_record, now, write_record
 from ..running.text import markdown_table
@@ -24,16 +25,12 @@ _BYTES = {"float32": 4, "float16": 2, "bfloat16": 2}
 def add_parser(commands: Any) -> None:
     """The subcommand's options."""
     parser = commands.add_parser("kernels", help="the fused operators: share of copy bandwidth, ratio to others")
-    parser.add_argument("--device", default="auto", help="auto, cpu or cuda (default: auto)")
     parser.add_argument("--suite", help="shapes: full, small or tiny (default: full on a GPU, small on a CPU)")
     parser.add_argument("--dtype", help="float32, float16 or bfloat16 (default: float16 on a GPU, float32 on a CPU)")
     parser.add_argument("--only", action="append", default=[], metavar="TEXT", help="cases whose name contains this")
-    parser.add_argument("--threads", type=int, help="CPU threads (default: all)")
-    parser.add_argument("--seconds", type=float, default=1.0, help="a measured implementation (default: 1)")
+    add_options(parser, 1.0, "a measured implementation")
     parser.add_argument("--rounds", type=int, default=2, help="alternating rounds (default: 2)")
-    parser.add_argument("--json", metavar="FILE", help="write everything, raw samples included")
     parser.add_argument("--plot", metavar="FILE", help="write the table as a picture (.png, .svg, .pdf)")
-    parser.add_argument("--markdown", action="store_true", help="print Markdown instead of a table")
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -66,21 +63,9 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _plan(arguments: argparse.Namespace) -> tuple[dict[str, Any], list[Any]]:
-    try:
-        import torch
+    device = resolve_device(arguments.device)
+    from .cases import SUITES
 
-        from .cases import SUITES
-    except ImportError as error:
-        raise DeepLabError(
-            f"deeplab-bench kernels needs torch ({error}); run: pip install 'deeplab-infer[bench]'"
-        ) from error
-    device = arguments.device
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-    if device not in ("cpu", "cuda"):
-        raise DeepLabError(f"--device {device!r} is not auto, cpu or cuda")
-    if device == "cuda" and not torch.cuda.is_available():
-        raise DeepLabError("this machine has no CUDA GPU that torch can use; use --device cpu")
     suite = arguments.suite or ("full" if device == "cuda" else "small")
     if suite not in SUITES:
         raise DeepLabError(f"--suite {suite!r} is not one of {', '.join(SUITES)}")

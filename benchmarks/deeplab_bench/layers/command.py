@@ -16,6 +16,7 @@ from deeplab_infer.files import require_writable_dir
 from deeplab_infer.runtime import available_backends
 
 from ..measuring.ceilings import measure_ceilings, operation_floor_ms
+from ..measuring.options import add_options
 from ..measuring.processes import KEEP_MEMORY, in_own_process
 from ..records import make_record, now, write_record
 from ..running.text import markdown_table
@@ -44,14 +45,10 @@ def add_parser(commands: Any) -> None:
                         help="default: the first that profiles such a model")  # fmt: skip
     parser.add_argument("--size", metavar="HxW", help="(default: what a file was exported for, else 512x1024)")
     parser.add_argument("--batch", type=int, default=1, help="images a pass (default: 1)")
-    parser.add_argument("--device", default="auto", help="auto, cpu or cuda (default: auto)")
-    parser.add_argument("--threads", type=int, help="CPU threads")
     parser.add_argument("--precision", help="torch: fp32, tf32, fp16 or bf16 (default: fp32)")
     parser.add_argument("--no-fused", action="store_true", help="torch: plain torch instead of the fused kernels")
     parser.add_argument("--top", type=int, default=20, metavar="N", help="layers to show (default: 20)")
-    parser.add_argument("--seconds", type=float, default=3.0, help="with, and without the profiler (default: 3)")
-    parser.add_argument("--json", metavar="FILE", help="write every layer")
-    parser.add_argument("--markdown", action="store_true", help="print Markdown instead of a table")
+    add_options(parser, 3.0, "with, and without the profiler")
 
 
 def run(arguments: argparse.Namespace) -> int:

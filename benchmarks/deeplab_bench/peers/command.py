@@ -14,6 +14,7 @@ from deeplab_infer.commands.train import parse_size
 from deeplab_infer.errors import DeepLabError
 
 from ..measuring.campaign import Campaign, Task
+from ..measuring.options import add_options, resolve_device
 from ..measuring.processes import KEEP_MEMORY
 from ..records import Record, is_error, quoted
 from ..running.text import markdown_table
@@ -59,7 +60,6 @@ def add_parser(commands: Any) -> None:
     )
     parser.add_argument("names", nargs="*", metavar="NAME", help="networks (default: R-18 on a CPU, R-50, R-18, R-101)")
     parser.add_argument("--size", metavar="HxW", help="of the image (default: the config's on a GPU, 256x512 on a CPU)")
-    parser.add_argument("--device", default="auto", help="auto, cpu or cuda (default: auto)")
     parser.add_argument("--python", metavar="PATH", help="interpreter that has the peers (default: this one)")
     parser.add_argument(
         "--peer", action="append", default=[], choices=list(PEERS),
@@ -70,18 +70,14 @@ def add_parser(commands: Any) -> None:
         help=f"how ours runs (repeatable; default: all that this machine has); backends: {', '.join(OURS)}",
     )  # fmt: skip
     parser.add_argument("--no-compile", action="store_true", help="leave torch.compile out on both sides")
-    parser.add_argument("--threads", type=int, help="CPU threads of both sides (default: all)")
     parser.add_argument("--rounds", type=int, default=3, help="alternating rounds (default: 3)")
-    parser.add_argument("--seconds", type=float, default=2.0, help="a step in a round (default: 2)")
-    parser.add_argument("--budget", type=float, metavar="SECONDS", help="of time; what does not fit is left out")
-    parser.add_argument("--json", metavar="FILE", help="write everything, raw samples included")
-    parser.add_argument("--markdown", action="store_true", help="print Markdown instead of tables")
+    add_options(parser, 2.0, "a step in a round", "of time; what does not fit is left out")
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Compare, measure, print, write."""
     _check(arguments)
-    device = _device(arguments.device)
+    device = resolve_device(arguments.device)
     networks = _networks(arguments, device)
     campaign = Campaign("peers", arguments.budget, arguments.json)  # finds out about a bad path before minutes of work
     with PeerBench(arguments.python or sys.executable) as bench:
@@ -108,21 +104,6 @@ def _check(arguments: argparse.Namespace) -> None:
         raise DeepLabError(f"--threads must be at least 1, got {arguments.threads}")
     if arguments.names and arguments.peer:
         raise DeepLabError("--peer chooses the default networks of a peer; give either networks or --peer")
-
-
-def _device(asked: str) -> str:
-    try:
-        import torch
-    except ImportError as error:
-        raise DeepLabError(
-            f"deeplab-bench peers needs torch ({error}); run: pip install 'deeplab-infer[bench]'"
-        ) from error
-    device = asked if asked != "auto" else "cuda" if torch.cuda.is_available() else "cpu"
-    if device not in ("cpu", "cuda"):
-        raise DeepLabError(f"--device {device!r} is not auto, cpu or cuda")
-    if device == "cuda" and not torch.cuda.is_available():
-        raise DeepLabError("this machine has no CUDA GPU that torch can use; use --device cpu")
-    return device
 
 
 def _networks(arguments: argparse.Namespace, device: str) -> list[Network]:

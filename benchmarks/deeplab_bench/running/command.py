@@ -19,6 +19,7 @@ from deeplab_infer.errors import DeepLabError
 from deeplab_infer.runtime import BACKENDS, TORCH_PRECISIONS, backends_for, read_manifest
 
 from ..measuring.campaign import Campaign, Task
+from ..measuring.options import add_options
 from ..measuring.processes import in_own_process
 from ..networks.load import RANDOM
 from ..records import Record, Result, is_error
@@ -76,17 +77,9 @@ def add_parser(commands: Any) -> None:
     parser.add_argument("--window", metavar="HxW", help="of slide mode (default: the config's)")
     parser.add_argument("--window-stride", metavar="HxW", help="of slide mode (default: the config's)")
     parser.add_argument("--window-batch", type=int, default=8, metavar="N", help="windows at once (default: 8)")
-    parser.add_argument("--device", default="auto", help="auto, cpu or cuda (default: auto)")
-    parser.add_argument("--threads", type=int, help="CPU threads")
-    parser.add_argument("--seconds", type=float, default=3.0, help="a measured step (default: 3)")
-    parser.add_argument(
-        "--budget",
-        type=float,
-        metavar="SECONDS",
-        help="for everything; what does not fit is left out and said (default: no limit)",
+    add_options(
+        parser, 3.0, "a measured step", "for everything; what does not fit is left out and said (default: no limit)"
     )
-    parser.add_argument("--json", metavar="FILE", help="write everything, raw samples included")
-    parser.add_argument("--markdown", action="store_true", help="print Markdown instead of a table")
 
 
 def run(arguments: argparse.Namespace) -> int:

@@ -18,6 +18,7 @@ from deeplab_infer.preprocess import Size
 
 from ..measuring.campaign import Campaign, Task
 from ..measuring.ceilings import floor_ms, measure_ceilings
+from ..measuring.options import add_options, resolve_device
 from ..measuring.processes import in_own_process
 from ..records import Result, is_error
 from ..running import protocol
@@ -66,17 +67,8 @@ def add_parser(commands: Any) -> None:
         action="store_true",
         help="measure the memory column too: a training step at the config's batch and crop",
     )
-    parser.add_argument("--device", default="auto", help="auto, cpu or cuda (default: auto)")
-    parser.add_argument("--threads", type=int, help="CPU threads")
-    parser.add_argument("--seconds", type=float, default=3.0, help="a measured step (default: 3)")
-    parser.add_argument(
-        "--budget",
-        type=float,
-        metavar="SECONDS",
-        help="for everything; what matters most comes first (default: 600 on a CPU, none on a GPU)",
-    )
-    parser.add_argument("--json", metavar="FILE", help="write everything, raw samples included")
-    parser.add_argument("--markdown", action="store_true", help="print Markdown instead of a table")
+    budget = "for everything; what matters most comes first (default: 600 on a CPU, none on a GPU)"
+    add_options(parser, 3.0, "a measured step", budget)
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -291,22 +283,3 @@ class _Network:
 @functools.cache
 def _count_network(config: ModelConfig, size: Size, element_bytes: int) -> Count:
     return count(config, *size, element_bytes=element_bytes)
-
-
-def resolve_device(text: str) -> str:
-    """``"cpu"`` or ``"cuda"``.
-
-    Raises:
-        DeepLabError: another device, or no GPU here.
-    """
-    if text not in ("auto", "cpu", "cuda"):
-        raise DeepLabError(f"--device {text!r} is not auto, cpu or cuda")
-    try:
-        import torch
-    except ImportError as error:
-        raise DeepLabError(f"this needs torch ({error}); run: pip install 'deeplab-infer[bench]'") from error
-    if text == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
-    if text == "cuda" and not torch.cuda.is_available():
-        raise DeepLabError("this machine has no CUDA GPU that torch can use; use --device cpu")
-    return text

@@ -16,18 +16,9 @@ from deeplab_infer.errors import BackendError
 from deeplab_infer.preprocess import Size, network_size
 from deeplab_infer.runtime.windows import place_windows
 
+from ..work.image_sizes import IMAGE_SIZES
 from .paths import RunPath
 
-# Size (height, width) of a typical image of each dataset; the reference measures validation images in file order.
-IMAGE_SIZES: dict[str, Size] = {
-    "cityscapes": (1024, 2048),
-    "ade20k": (512, 683),
-    "voc12aug": (375, 500),
-    "pascal_context": (375, 500),
-    "pascal_context_59": (375, 500),
-    "loveda": (1024, 1024),
-    "potsdam": (512, 512),
-}
 _MOST_WINDOWS = 8  # at once
 _FIRST = ("R-50-D8", "R-101-D8", "R-18-D8")
 

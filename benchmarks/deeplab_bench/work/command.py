@@ -20,6 +20,7 @@ from deeplab_infer.runtime.windows import place_windows
 
 from ..records import make_record, now, write_record
 from ..running.text import markdown_table
+from .image_sizes import IMAGE_SIZES
 
 if TYPE_CHECKING:
     from .counting import Count, Stage
@@ -27,16 +28,6 @@ if TYPE_CHECKING:
 
 Size = tuple[int, int]
 _SIZE = (512, 1024)
-# A typical image (height, width) of each dataset, for which the published table's multiply-adds are.
-_IMAGES: dict[str, Size] = {
-    "cityscapes": (1024, 2048),
-    "ade20k": (512, 683),
-    "voc12aug": (375, 500),
-    "pascal_context": (375, 500),
-    "pascal_context_59": (375, 500),
-    "loveda": (1024, 1024),
-    "potsdam": (512, 512),
-}
 _TOLERANCE = 0.06  # the published table's figures are rounded to 0.1
 _NOT_THE_NETWORK = ("name", "checkpoint", "checkpoint_sha256", "crop_size")
 _NOTE = (
@@ -122,7 +113,7 @@ def count_config(
 
 def typical_image(config: ModelConfig) -> Size:
     """(height, width) of an image of a published config's dataset, or 512x1024."""
-    return _IMAGES[config.dataset.name] if _published(config) else _SIZE
+    return IMAGE_SIZES[config.dataset.name] if _published(config) else _SIZE
 
 
 def _published(config: ModelConfig) -> ReferenceRow | None:
