@@ -8,7 +8,8 @@
 # Every step runs whatever became of the ones before; the exit status is 1 if any failed, and the summary says which.
 # DEEPLAB_CHECK_SECONDS (default 570) is shared among the steps: the table and the peers take what the others leave.
 # DEEPLAB_WHEELS: a folder of wheels (.whl) that the machine lacks, installed for this run only: tensorrt or tensorrt-rtx
-# with cuda-python for engines, mmsegmentation and its requirements for the peers, nvidia-ml-py, onnxscript.
+# with cuda-python for engines, mmsegmentation and its requirements for the peers, nvidia-ml-py, onnxscript. A TensorRT
+# library that is in no wheel is found through LD_LIBRARY_PATH.
 # DEEPLAB_CHECK_MODELS: models to build engines of (scripts/check_engine.py prepare FOLDER makes them; else made here).
 # What to keep afterwards: FOLDER/*.json under benchmarks/results/<gpu>/, then
 #   deeplab-bench report benchmarks/results/*.json benchmarks/results/*/*.json --format md -o benchmarks/results/README.md

@@ -53,6 +53,7 @@ _PACKAGES: dict[str, tuple[str, str, str, str]] = {
     "safetensors": ("safetensors", "checkpoints", "deeplab-infer[export]", "_loads"),
     "onnx": ("onnx", "export", "deeplab-infer[export]", "_loads"),
     "onnxscript": ("onnxscript", "export", "deeplab-infer[export]", ""),
+    "nvidia-ml-py": ("pynvml", "energy, clocks and GPU memory in deeplab-bench", "deeplab-infer[bench]", ""),
     "onnxruntime": ("onnxruntime", "runs .onnx files", "deeplab-infer[onnxruntime]", "_onnxruntime"),
     "openvino": ("openvino", "runs .onnx files on Intel and other CPUs", "deeplab-infer[openvino]", "_openvino"),
     "nncf": ("nncf", "int8 files for OpenVINO", "deeplab-infer[openvino-int8]", ""),
