@@ -74,7 +74,8 @@ def now() -> str:
 
 def make_record(kind: str, results: list[Result], started: str, **more: Any) -> Record:
     """A record of this process's command on this machine, finished now."""
-    command = ["deeplab-bench", *sys.argv[1:]]
+    # Results are published: of a path on this machine only the name is anyone's business.
+    command = ["deeplab-bench", *(Path(one).name if os.path.isabs(one) else one for one in sys.argv[1:])]
     machine = describe_machine()
     return Record(kind, results, started=started, finished=now(), command=command, machine=machine, **more)
 

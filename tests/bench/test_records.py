@@ -128,3 +128,9 @@ def test_wrong_files(tmp_path, text, said):
         path.write_text(text)
     with pytest.raises(DeepLabError, match=said):
         read_record(path)
+
+
+def test_results_hold_no_paths_of_this_machine(monkeypatch, tmp_path):
+    monkeypatch.setattr("sys.argv", ["x", "run", str(tmp_path / "model.onnx"), "sub/model.onnx", "--json", "/a/b.json"])
+    command = make_record("run", [], records.now()).command
+    assert command == ["deeplab-bench", "run", "model.onnx", "sub/model.onnx", "--json", "b.json"]

@@ -84,7 +84,7 @@ def run(arguments: argparse.Namespace) -> int:
         there = bench.look(sorted({network.peer for network in networks}))
         networks = _importable(networks, there["missing"], campaign)
         jobs = _plan(networks, device, there, arguments, campaign)
-        campaign.protocol = _protocol(jobs, there, bench.python)
+        campaign.protocol = _protocol(jobs, there)
         campaign.run([_task(bench, job) for job in jobs], make_console(stderr=True, quiet=arguments.quiet))
     campaign.results = combine_rounds(campaign.results)
     record = campaign.record()
@@ -217,7 +217,7 @@ def _show(title: str, headers: list[str], cells: list[list[str]]) -> None:
     make_console().print(table)
 
 
-def _protocol(jobs: Sequence[Job], there: dict[str, Any], python: str) -> dict[str, Any]:
+def _protocol(jobs: Sequence[Job], there: dict[str, Any]) -> dict[str, Any]:
     """How it was measured, for the record."""
     return {
         "weights": "the peer's network with random weights, batch normalisation and classifier fitted to one generated "
@@ -237,7 +237,6 @@ def _protocol(jobs: Sequence[Job], there: dict[str, Any], python: str) -> dict[s
         "rounds": max(job["round"] for job in jobs) + 1,
         "seconds": jobs[0]["seconds"],
         "environment": KEEP_MEMORY,
-        "peer_python": python,
         "peer_python_version": there["python"],
         "peer_versions": there["versions"],
     }
