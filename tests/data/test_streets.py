@@ -1,11 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The generated streets, and the crops that training sees."""
+"""The generated streets, and their crops."""
 
 import numpy as np
 import pytest
 
-from deeplab_infer.data.scenes import HELD_OUT_SEED, InMemory, StreetScenes, crop_batch, random_crop
+from deeplab_infer.data.scenes import HELD_OUT_SEED, InMemory, StreetScenes
 from deeplab_infer.data.synthetic_streets import generate_street
+from deeplab_infer.data.transforms import AUGMENTATIONS, augment
 from deeplab_infer.errors import DataError
 
 
@@ -69,7 +70,7 @@ def test_crops_keep_image_and_labels_together(rng):
     labels = rng.integers(0, 5, (6, 8), dtype=np.uint8).repeat(8, 0).repeat(8, 1)
     image = np.repeat(labels[..., None] * np.uint8(40), 3, 2)
     for _ in range(20):
-        crop, found = random_crop((image, labels), (40, 90), rng, 255)
+        crop, found, _ = augment((image, labels), AUGMENTATIONS["streets"], (40, 90), rng, 255)
         assert crop.shape == (40, 90, 3)
         assert found.shape == (40, 90)
         padding = found == 255
@@ -77,6 +78,3 @@ def test_crops_keep_image_and_labels_together(rng):
         # Light changes the values, not their order: each label has one brightness away from resized edges.
         values = {label: np.median(crop[found == label]) for label in np.unique(found[~padding])}
         assert list(values.values()) == sorted(values.values())
-    images, batch = crop_batch(StreetScenes(2, 32, 48), [0, 1, 0], (32, 32), rng)
-    assert images.shape == (3, 32, 32, 3)
-    assert batch.shape == (3, 32, 32)
