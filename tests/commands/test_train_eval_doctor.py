@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``deeplab-train``, ``deeplab-eval`` and ``deeplab-doctor``."""
+"""``deeplab-train`` and ``deeplab-doctor``."""
 
 import importlib
 import importlib.metadata
@@ -8,9 +8,9 @@ import json
 import pytest
 
 from deeplab_infer import checkpoints
-from deeplab_infer.commands import doctor, evaluate, train
+from deeplab_infer.commands import doctor, train
 
-from ..networks import STREETS, make_network
+from ..networks import STREETS
 
 TINY = ["--iterations", "2", "--batch", "2", "--crop", "32x64", "--scenes", "2", "--scene-size", "32x64",
         "--val-scenes", "1", "--val-size", "32x64", "--eval-every", "1", "-q"]  # fmt: skip
@@ -54,27 +54,6 @@ def test_wrong_training(tmp_path, capsys, arguments, message):
     where = [] if "-o" in arguments else ["-o", str(tmp_path / "run")]
     assert train.main([*arguments, *where]) == 2
     assert message in capsys.readouterr().err
-
-
-def test_evaluation(tmp_path, capsys):
-    checkpoints.save(make_network(), tmp_path / "m.safetensors")
-    size = ["--count", "1", "--size", "32x64", "-q"]
-    assert evaluate.main([str(tmp_path / "m.safetensors"), *size]) == 0
-    assert "mean" in capsys.readouterr().out
-    assert evaluate.main([str(tmp_path / "m.safetensors"), *size, "--json", "-"]) == 0
-    result = json.loads(capsys.readouterr().out)
-    assert 0 <= result["miou"] <= 1
-    assert result["backend"] == "torch"
-    checkpoints.save(make_network(overrides=["num_classes=3"]), tmp_path / "three.safetensors")
-    assert evaluate.main([str(tmp_path / "three.safetensors"), *size]) == 2
-    assert "3 classes" in capsys.readouterr().err
-    assert evaluate.main([str(tmp_path / "m.safetensors"), "--count", "0"]) == 2
-
-
-def test_the_bundled_weights_are_as_good_as_the_readme_says(capsys):
-    assert evaluate.main([STREETS, "--count", "3", "--size", "256x512", "--json", "-", "-q"]) == 0
-    # 0.87 over 100 larger scenes; three small ones vary.
-    assert json.loads(capsys.readouterr().out)["miou"] > 0.75
 
 
 def test_doctor(capsys):
