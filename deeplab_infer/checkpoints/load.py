@@ -30,6 +30,7 @@ ORIGINS: dict[str, ModuleType] = {
     "timm": timm,
 }
 _SHOWN = 6
+_CLASSIFIERS = {"classifier.weight", "classifier.bias", "auxiliary.classifier.weight", "auxiliary.classifier.bias"}
 
 
 def load(
@@ -38,6 +39,7 @@ def load(
     *,
     trust: bool = False,
     progress: bool = True,
+    other_classes: bool = False,
 ) -> DeepLab:
     """A network with the weights of a checkpoint.
 
@@ -49,6 +51,8 @@ def load(
         config: the network; None takes it from the file (or, where the origin allows only one, from the origin).
         trust: also load pickles that **can run code**; only for files you made.
         progress: show a bar while downloading.
+        other_classes: where the file has another number of classes than the config, leave the classifiers random
+            instead of refusing it: the start of fine-tuning.
 
     Returns:
         The network in eval mode, with ``config``, ``checkpoint_source`` and ``checkpoint_sha256`` set.
@@ -63,6 +67,8 @@ def load(
         config = origin.infer_config(checkpoint)
     model = build_model(config)
     state = origin.convert(checkpoint.state, config)
+    if other_classes:
+        state = _without_other_classes(state, model, path)
     _fill(model, state, checkpoint, backbone_only=origin is timm)
     model.checkpoint_source = origin_text
     model.checkpoint_sha256 = checkpoint.sha256
@@ -113,6 +119,22 @@ def _recognise(checkpoint: Checkpoint) -> tuple[str, ModuleType]:
     )
 
 
+def _without_other_classes(state: dict[str, Tensor], model: DeepLab, path: Path) -> dict[str, Tensor]:
+    """The classifiers as the new network has them, where the file's have another number of classes."""
+    own = model.state_dict()
+    weight = state.get("classifier.weight")
+    same_width = weight is not None and weight.shape[1:] == own["classifier.weight"].shape[1:]
+    if weight is None or not same_width or len(weight) == model.config.num_classes:
+        return state
+    _log.info(
+        "%s has %d classes, the config %d: classifiers start from random weights",
+        path.name,
+        len(weight),
+        model.config.num_classes,
+    )
+    return {**state, **{key: own[key] for key in _CLASSIFIERS if key in own and key in state}}
+
+
 def _fill(model: DeepLab, state: dict[str, Tensor], checkpoint: Checkpoint, *, backbone_only: bool) -> None:
     """Load a state dict, or say by name what is missing, unexpected or of another shape."""
     own = model.state_dict()
@@ -143,13 +165,12 @@ def _mismatch(
     misshaped: list[str],
 ) -> str:
     weight = given.get("classifier.weight")
-    if weight is not None and not missing and not unexpected and weight.shape[0] != model.config.num_classes:
-        heads = {"classifier.weight", "classifier.bias", "auxiliary.classifier.weight", "auxiliary.classifier.bias"}
-        if set(misshaped) <= heads:
-            return (
-                f"{checkpoint.path}: the checkpoint has {weight.shape[0]} classes, config {model.config.name!r} has "
-                f"{model.config.num_classes}; use --set num_classes={weight.shape[0]} or the config it was trained with"
-            )
+    only_classifiers = not missing and not unexpected and set(misshaped) <= _CLASSIFIERS
+    if weight is not None and only_classifiers and weight.shape[0] != model.config.num_classes:
+        return (
+            f"{checkpoint.path}: the checkpoint has {weight.shape[0]} classes, config {model.config.name!r} has "
+            f"{model.config.num_classes}; use --set num_classes={weight.shape[0]} or the config it was trained with"
+        )
     shapes = [f"{key} {list(given[key].shape)} instead of {list(own[key].shape)}" for key in misshaped]
     parts = [
         f"{len(keys)} {what}: {_some(keys)}"

@@ -16,7 +16,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from .. import __version__
-from ..errors import DeepLabError
+from ..errors import DataError, DeepLabError
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -67,6 +67,18 @@ def run_command(
         return _fail(prog, str(error), arguments)
     except OSError as error:
         return _fail(prog, _explain_os_error(error), arguments)
+
+
+def parse_size(text: str) -> tuple[int, int]:
+    """``"384x768"`` as (height, width).
+
+    Raises:
+        DataError: not two positive integers.
+    """
+    parts = text.lower().split("x")
+    if len(parts) != 2 or not all(part.isdigit() and int(part) > 0 for part in parts):
+        raise DataError(f"{text!r} is not a size like 384x768 (height x width)")
+    return int(parts[0]), int(parts[1])
 
 
 def make_console(*, stderr: bool = False, quiet: bool = False) -> Console:

@@ -14,8 +14,7 @@ from ..errors import DeepLabError, ImageError
 from ..files import atomic_path, require_writable_dir
 from ..images import list_images
 from ..runtime import BACKENDS, TORCH_PRECISIONS
-from .cli import make_console, make_parser, run_command
-from .train import parse_size
+from .cli import make_console, make_parser, parse_size, run_command
 
 PROG = "deeplab-predict"
 _EPILOG = """\

@@ -1,62 +1,33 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``deeplab-train``: train a network on the synthetic streets."""
+"""``deeplab-train``: train or fine-tune a network."""
 
 from __future__ import annotations
 
 import argparse
-import json
+import contextlib
+import logging
 import platform
+import signal
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
-from ..configs import load_config
+from ..configs import ModelConfig, load_config
 from ..errors import DataError
 from ..files import atomic_write, require_writable_dir
-from .cli import make_console, make_parser, run_command
+from .cli import make_console, run_command
+from .train_data import TrainingData, adopt_classes, check_data, class_weights, open_data
+from .train_journal import STATE, Journal, draw_samples
+from .train_options import PROG, build_parser, check_arguments, train_options
 
 if TYPE_CHECKING:
-    from ..data.scenes import InMemory
     from ..models import DeepLab
+    from ..training import Processes, Training, TrainOptions
+    from ..training.step import StepResult
 
-PROG = "deeplab-train"
-_EPILOG = """\
-example:
-  deeplab-train --config deeplabv3plus_mobilenetv2_streets --iterations 2600 --scenes 500 --seed 0 -o runs/streets
-
-Writes last.safetensors (float32), best.safetensors (float16, the best mIoU on held-out scenes) and log.jsonl.
-exit code: 0 done, 2 wrong use or error (a diverged loss, a full disk), 130 interrupted
-"""
-
-
-def build_parser() -> argparse.ArgumentParser:
-    """The command's options."""
-    parser = make_parser(PROG, "Train a DeepLabV3 or DeepLabV3+ on generated street scenes.", _EPILOG)
-    parser.add_argument(
-        "--config", required=True, metavar="NAME|FILE", help="a named config, .yaml or mmsegmentation .py"
-    )
-    parser.add_argument(
-        "--set", metavar="KEY=VALUE", action="append", default=[], dest="overrides", help="change a config field"
-    )
-    parser.add_argument("--init", metavar="FILE", help="start from this checkpoint (default: random weights)")
-    parser.add_argument("--iterations", type=int, default=2000, help="optimiser steps (default: 2000)")
-    parser.add_argument("--batch", type=int, default=8, help="crops a step (default: 8)")
-    parser.add_argument("--crop", default="256x256", metavar="HxW", help="size of a crop (default: 256x256)")
-    parser.add_argument("--optimizer", choices=("adamw", "sgd"), default="adamw", help="default: adamw")
-    parser.add_argument("--lr", type=float, default=3e-3, help="learning rate after the warm-up (default: 0.003)")
-    parser.add_argument("--warmup", type=int, default=150, help="steps of rising learning rate (default: 150)")
-    parser.add_argument("--scenes", type=int, default=500, help="generated training scenes (default: 500)")
-    parser.add_argument("--scene-size", default="320x640", metavar="HxW", help="of a training scene (default: 320x640)")
-    parser.add_argument("--val-scenes", type=int, default=24, help="held-out scenes (default: 24)")
-    parser.add_argument("--val-size", default="384x768", metavar="HxW", help="of a held-out scene (default: 384x768)")
-    parser.add_argument("--eval-every", type=int, default=400, help="steps between evaluations (default: 400)")
-    parser.add_argument("--seed", type=int, default=0, help="of weights, order and crops (default: 0)")
-    parser.add_argument("--device", default="cpu", help="torch device (default: cpu)")
-    parser.add_argument("--threads", type=int, help="CPU threads of torch")
-    parser.add_argument("--no-fused", action="store_true", help="plain torch instead of the fused kernels")
-    parser.add_argument("-o", "--output-dir", default="runs/train", metavar="DIR", help="default: runs/train")
-    return parser
+_log = logging.getLogger(__name__)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -67,123 +38,302 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _run(arguments: argparse.Namespace) -> int:
     import torch
 
-    from ..data.scenes import HELD_OUT_SEED, InMemory, StreetScenes
-    from ..training import TrainOptions, train
+    from ..training import joined_processes
 
-    config = load_config(arguments.config, arguments.overrides)
-    options = TrainOptions(
-        iterations=arguments.iterations,
-        batch=arguments.batch,
-        crop=parse_size(arguments.crop),
-        optimizer=arguments.optimizer,
-        lr=arguments.lr,
-        warmup=arguments.warmup,
-        seed=arguments.seed,
-        device=arguments.device,
-        fused=not arguments.no_fused,
-    )
-    if arguments.eval_every < 1:
-        raise DataError(f"--eval-every must be at least 1, got {arguments.eval_every}")
-    folder = require_writable_dir(arguments.output_dir)
+    check_arguments(arguments)
     if arguments.threads:
         torch.set_num_threads(arguments.threads)
+    with joined_processes(arguments.device) as processes:
+        if not processes.is_first:
+            arguments.quiet = True
+            logging.getLogger("deeplab_infer").setLevel(logging.ERROR)
+        return _run_here(arguments, processes)
+
+
+def _run_here(arguments: argparse.Namespace, processes: Processes) -> int:
+    import torch
+
+    from ..training import Training, recipe_options, train_options_note
+    from ..training.options import default_recipe
+
+    named = load_config(arguments.config, arguments.overrides)
+    if arguments.output_stride:
+        named = named.with_output_stride(arguments.output_stride)
+    recipe_options(named, arguments.recipe)  # an unknown name is said before scenes are drawn
+    folder = _output_folder(arguments, processes)
+    data = open_data(arguments, named)
+    config = adopt_classes(named, data, arguments.name)
+    recipe = arguments.recipe
+    if recipe == "auto":
+        recipe = default_recipe(named) if config.classes == named.classes else "finetune"
+    weights = class_weights(arguments.class_weights, data, arguments.quiet)
+    options = train_options(arguments, named, recipe, data.workers, weights)
+    checked = check_data(data, arguments.check, arguments.quiet) if processes.is_first else {}
+    state = _read_state(arguments, folder, config, options, data)
     torch.manual_seed(arguments.seed)
-    model = _start(config, arguments)
-    print(f"drawing {arguments.scenes} + {arguments.val_scenes} scenes", file=sys.stderr)
-    scenes = InMemory(StreetScenes(arguments.scenes, *parse_size(arguments.scene_size)))
-    held_out = InMemory(StreetScenes(arguments.val_scenes, *parse_size(arguments.val_size), HELD_OUT_SEED))
-    journal = _Journal(model, held_out, folder, arguments)
-    with journal.progress(options.iterations) as report:
-        train(model, scenes, options, report)
-    print(f"best mIoU on {len(held_out)} held-out scenes: {journal.best:.4f} ({folder / 'best.safetensors'})")
-    return 0
+    model = _start(config, named, arguments)
+    training = Training(
+        model, data.training, options, order=data.order, processes=processes, state=state, data=data.description
+    )
+    record = _record(arguments, options, recipe, config, data, checked, processes)
+    if processes.is_first and not arguments.quiet:
+        _show_plan(record, data, training, train_options_note(config, options, processes.world))
+    if arguments.dry_run:
+        return _dry_run(training, folder, arguments)
+    return _train(training, data, folder, record, arguments)
 
 
-def _start(config: Any, arguments: argparse.Namespace) -> DeepLab:
+def _output_folder(arguments: argparse.Namespace, processes: Processes) -> Path:
+    folder = require_writable_dir(arguments.output_dir)
+    found = folder / STATE
+    processes.wait()
+    if found.exists() and not (arguments.resume or arguments.overwrite or arguments.dry_run):
+        raise DataError(
+            f"{folder} holds a run already; add --resume to go on with it, --overwrite to discard it, or choose "
+            "another --output-dir"
+        )
+    processes.wait()
+    if arguments.overwrite and processes.is_first:
+        for name in (STATE, "log.csv", "log.jsonl", "best.safetensors", "last.safetensors"):
+            (folder / name).unlink(missing_ok=True)
+    return folder
+
+
+def _read_state(
+    arguments: argparse.Namespace, folder: Path, config: ModelConfig, options: TrainOptions, data: TrainingData
+) -> dict[str, Any] | None:
+    from ..training import check_same_run, read_state
+
+    if not arguments.resume:
+        return None
+    path = folder / STATE
+    content = read_state(path)
+    check_same_run(content, config, options, data.description, str(path))
+    return content
+
+
+def _start(config: ModelConfig, named: ModelConfig, arguments: argparse.Namespace) -> DeepLab:
     from .. import checkpoints
     from ..models import build_model
 
-    return checkpoints.load(arguments.init, config) if arguments.init else build_model(config)
+    if not arguments.init or arguments.resume:
+        return build_model(config)
+    source = arguments.init
+    if source == "auto":
+        if not named.checkpoint:
+            raise DataError(f"config {named.name!r} has no official weights; give --init FILE, or leave it out")
+        source = named.checkpoint
+    return checkpoints.load(
+        source, config, trust=arguments.trust_checkpoint, progress=not arguments.quiet, other_classes=True
+    )
 
 
-class _Journal:
-    """Evaluates now and then, writes the log and the checkpoints, drives the progress bar."""
+def _train(
+    training: Training, data: TrainingData, folder: Path, record: dict[str, Any], arguments: argparse.Namespace
+) -> int:
+    options = training.options
+    every = arguments.eval_every or max(1, options.iterations // 10)
+    with _progress(training, arguments) as (show, say):
+        journal = Journal(
+            training,
+            data.validation,
+            folder,
+            record,
+            eval_every=every,
+            log_every=arguments.log_every,
+            previews=arguments.previews,
+            tensorboard=arguments.tensorboard,
+            say=say,
+        )
+        if training.processes.is_first:
+            _write_json(folder / "run.json", record)
 
-    def __init__(self, model: DeepLab, held_out: InMemory, folder: Path, arguments: argparse.Namespace) -> None:
-        self.model, self.held_out, self.folder, self.arguments = model, held_out, folder, arguments
-        self.best = -1.0
-        self.lines: list[str] = []
-        self.losses: list[float] = []
+        def after_step(result: StepResult) -> None:
+            journal.after_step(result)
+            show(journal)
 
-    def progress(self, total: int) -> Any:
-        """A context that shows a bar with time left and yields the function called after each step."""
-        import contextlib
-
-        from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
-
-        columns = (SpinnerColumn(), TextColumn("{task.completed}/{task.total} {task.description}"))
-        clock = (TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn())
-
-        @contextlib.contextmanager
-        def context() -> Any:
-            console = make_console(stderr=True, quiet=self.arguments.quiet)
-            with Progress(*columns, *clock, console=console) as bar:
-                task = bar.add_task("", total=total)
-                yield self._reporter(total, lambda step, text: bar.update(task, completed=step, description=text))
-
-        return context()
-
-    def _reporter(self, total: int, show: Callable[[int, str], None]) -> Callable[[int, float], None]:
-        def report(step: int, loss: float) -> None:
-            self.losses.append(loss)
-            recent = sum(self.losses[-50:]) / len(self.losses[-50:])
-            show(step, f"loss {recent:.3f}, best mIoU {max(self.best, 0):.3f}")
-            if step % self.arguments.eval_every == 0 or step == total:
-                self._evaluate(step, recent)
-
-        return report
-
-    def _evaluate(self, step: int, loss: float) -> None:
-        from ..checkpoints import save
-        from ..evaluation import evaluate
-        from ..training import predict_labels
-
-        scores = evaluate(lambda image: predict_labels(self.model, image), self.held_out).scores()
-        entry = {"step": step, "loss": loss, **scores.to_dict()}
-        self.lines.append(json.dumps(entry))
-        with atomic_write(self.folder / "log.jsonl", "w") as stream:
-            stream.write("\n".join(self.lines) + "\n")
-        record = {**_record(self.arguments), "step": step, "scores": scores.to_dict()}
-        save(self.model, self.folder / "last.safetensors", record=record)
-        if scores.miou > self.best:
-            self.best = scores.miou
-            save(self.model, self.folder / "best.safetensors", half=True, record=record)
+        with _stopped_by_signals(training):
+            _run_to_the_end(training, journal, after_step, folder)
+        journal.close()
+    if training.progress.step < options.iterations:
+        print(f"stopped at step {training.progress.step}; --resume goes on from there", file=sys.stderr)
+        raise KeyboardInterrupt
+    if training.processes.is_first:
+        best = "no evaluation" if journal.best < 0 else f"best mIoU on {len(data.validation or ())} held-out images: "
+        best += "" if journal.best < 0 else f"{journal.best:.4f} ({folder / 'best.safetensors'})"
+        print(best if journal.best >= 0 else f"{best}; weights: {folder / 'last.safetensors'}")
+    return 0
 
 
-def _record(arguments: argparse.Namespace) -> dict[str, Any]:
-    """What made the weights: options, versions, machine."""
+def _run_to_the_end(
+    training: Training, journal: Journal, after_step: Callable[[StepResult], None], folder: Path
+) -> None:
+    """Train; whatever ends it early, what was reached is saved."""
+    from ..training.failures import Diverged, OutOfMemory, save_batch
+
+    try:
+        training.run(after_step)
+    except Diverged as error:
+        path = save_batch(folder / f"diverged_step_{training.progress.step + 1}.npz", error.batch)
+        raise DataError(f"{error}. The batch is in {path}: {', '.join(error.batch.names)}") from error
+    except OutOfMemory:
+        raise
+    except DataError:
+        # Files or a process that reads them: the network is whole, at the end of its last step.
+        journal.save_state()
+        raise
+    if training.progress.step < training.options.iterations:
+        journal.save_state()
+
+
+@contextlib.contextmanager
+def _stopped_by_signals(training: Training) -> Iterator[None]:
+    """The first Ctrl-C or SIGTERM ends the run after its step; the second one at once."""
+
+    def stop(number: int, frame: Any) -> None:
+        if training.stop:
+            raise KeyboardInterrupt
+        training.stop = True
+
+    earlier = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in earlier.items():
+            signal.signal(number, handler)
+
+
+@contextlib.contextmanager
+def _progress(
+    training: Training, arguments: argparse.Namespace
+) -> Iterator[tuple[Callable[[Journal], None], Callable[[str], None]]]:
+    """A bar with time left on a terminal, lines elsewhere."""
+    console = make_console(stderr=True, quiet=arguments.quiet)
+    if not console.is_terminal:
+        yield lambda journal: None, lambda text: console.print(text, highlight=False, markup=False)
+        return
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeElapsedColumn,
+        TimeRemainingColumn,
+    )
+
+    columns = (BarColumn(20), MofNCompleteColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
+    with Progress(
+        *columns, TextColumn("left"), TimeRemainingColumn(elapsed_when_finished=True), console=console
+    ) as bar:
+        task = bar.add_task("", total=training.options.iterations, completed=training.progress.step)
+
+        def show(journal: Journal) -> None:
+            text = f"loss {journal.last_loss:.3f}" + (f", best mIoU {journal.best:.3f}" if journal.best >= 0 else "")
+            bar.update(task, completed=training.progress.step, description=text)
+
+        yield show, lambda text: bar.console.print(text, highlight=False, markup=False) if "mIoU" in text else None
+
+
+def _dry_run(training: Training, folder: Path, arguments: argparse.Namespace) -> int:
+    """One step, timed, and a picture of its crops."""
+    import numpy as np
+    from PIL import Image
+
+    batch = training.first_batch()
+    config = training.step.model.config
+    picture = draw_samples(
+        batch.images.numpy(), batch.labels.numpy(), np.asarray(config.palette), config.dataset.ignore_index
+    )
+    if training.processes.is_first:
+        with atomic_write(folder / "dry_run.png") as stream:
+            Image.fromarray(picture).save(stream, "PNG")
+    seconds: list[float] = []
+
+    def after_step(result: StepResult) -> None:
+        seconds.append(perf_counter() - started)
+        training.stop = True
+        print(f"one step: loss {result.loss:.4f}, {seconds[0]:.2f} s, the first one slower than later ones")
+
+    started = perf_counter()
+    training.run(after_step)
+    if training.step.device.type == "cuda":
+        import torch
+
+        print(f"peak memory: {torch.cuda.max_memory_allocated(training.step.device) / 2**30:.2f} GiB")
+    print(f"crops as the network sees them: {folder / 'dry_run.png'}")
+    return 0
+
+
+def _show_plan(record: dict[str, Any], data: TrainingData, training: Training, notes: Sequence[str]) -> None:
+    model, options = training.step.model, record["options"]
+    parameters = sum(p.numel() for p in model.parameters())
+    held_out = "no evaluation" if data.validation is None else f"{len(data.validation)} to evaluate"
+    lines = [
+        f"network: {model.config.name}, {parameters / 1e6:.1f} M parameters, {model.config.num_classes} classes",
+        f"data: {data.description['dataset']}, {len(data.training)} images to train, {held_out}",
+        f"recipe {record['recipe']}: "
+        + ", ".join(f"{k} {_plain(v)}" for k, v in options.items() if k not in _NOT_SHOWN),
+        f"device: {training.step.device}, {training.processes.world} process(es)",
+        *notes,
+    ]
+    for line in lines:
+        print(line, file=sys.stderr)
+
+
+_NOT_SHOWN = ("device", "class_weights", "workers", "skip_limit", "power", "momentum", "nesterov", "ohem_threshold")
+
+
+def _plain(value: Any) -> str:
+    return (
+        "x".join(map(str, value))
+        if isinstance(value, list)
+        else f"{value:g}"
+        if isinstance(value, float)
+        else str(value)
+    )
+
+
+def _record(
+    arguments: argparse.Namespace,
+    options: TrainOptions,
+    recipe: str,
+    config: ModelConfig,
+    data: TrainingData,
+    checked: dict[str, Any],
+    processes: Processes,
+) -> dict[str, Any]:
+    """What makes the weights: options, data, versions, machine."""
     import numpy
     import torch
 
-    options = {key: value for key, value in vars(arguments).items() if key not in ("verbose", "quiet", "output_dir")}
+    from .. import __version__
+
+    init = Path(arguments.init).name if arguments.init else None
     return {
         "command": PROG,
-        "options": options,
-        "versions": {"torch": torch.__version__, "numpy": numpy.__version__, "python": platform.python_version()},
+        "config": config.name,
+        "init": init,
+        "recipe": recipe,
+        "options": options.to_dict(),
+        "data": data.description,
+        "checked": checked,
+        "processes": processes.world,
+        "versions": {
+            "deeplab-infer": __version__,
+            "torch": torch.__version__,
+            "numpy": numpy.__version__,
+            "python": platform.python_version(),
+        },
         "machine": f"{platform.machine()}, {torch.get_num_threads()} threads",
     }
 
 
-def parse_size(text: str) -> tuple[int, int]:
-    """``"384x768"`` as (height, width).
+def _write_json(path: Path, content: dict[str, Any]) -> None:
+    import json
 
-    Raises:
-        DataError: not two positive integers.
-    """
-    parts = text.lower().split("x")
-    if len(parts) != 2 or not all(part.isdigit() and int(part) > 0 for part in parts):
-        raise DataError(f"{text!r} is not a size like 384x768 (height x width)")
-    return int(parts[0]), int(parts[1])
+    with atomic_write(path, "w") as stream:
+        json.dump(content, stream, indent=1)
+        stream.write("\n")
 
 
 if __name__ == "__main__":

@@ -1,7 +1,21 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The training loop."""
+"""Training: options and recipes, the loop, a run's state."""
 
-from .loop import TrainOptions, train
-from .predict import predict_labels
+from .loop import Training, train
+from .options import RECIPES, TrainOptions, recipe_options, train_options_note
+from .processes import Processes, joined_processes
+from .state import check_same_run, read_state, save_state
 
-__all__ = ["TrainOptions", "predict_labels", "train"]
+__all__ = [
+    "RECIPES",
+    "Processes",
+    "TrainOptions",
+    "Training",
+    "check_same_run",
+    "joined_processes",
+    "read_state",
+    "recipe_options",
+    "save_state",
+    "train",
+    "train_options_note",
+]

@@ -1,90 +1,170 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Iteration-based training: SGD or AdamW, warm-up and poly decay, auxiliary loss, deterministic by seed."""
+"""The training loop: iteration-based, the same for a seed, resumable at any step."""
 
 from __future__ import annotations
 
 import logging
-import math
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from itertools import islice
+from typing import Any
 
-import numpy as np
 import torch
-import torch.nn.functional as F
-from torch import Tensor, nn
 
-from ..data.scenes import LabelledImages, crop_batch
+from ..data.base import LabelledImages
+from ..data.loading import Batch, TrainingBatches
+from ..data.transforms import Augmentation, named_augmentation
 from ..errors import DataError
-from ..models import DeepLab, TrainingOutput
-from ..models.blocks import resize
-from ..optimize import fuse, unfuse
-from .predict import to_input
+from ..models import DeepLab, build_model
+from .ema import WeightAverage
+from .failures import diverged, is_out_of_memory, out_of_memory
+from .options import TrainOptions
+from .processes import Processes, torch_device
+from .state import Progress, restore_random_state, restore_state
+from .step import NotFinite, StepResult, TrainingStep
 
 _log = logging.getLogger(__name__)
 
-AUXILIARY_WEIGHT = 0.4
 
-
-@dataclass(frozen=True)
-class TrainOptions:
-    """How to train.
+class Training:
+    """A run: a network, its data and how far it has come.
 
     Attributes:
-        iterations: optimiser steps.
-        batch: crops a step.
-        crop: (height, width) of a crop, pixels.
-        optimizer: ``"sgd"`` (momentum 0.9, Nesterov) or ``"adamw"``.
-        lr: learning rate after the warm-up; it falls as (1 - t) ** 0.9 (DeepLabv3 section 4).
-        weight_decay: of the weights of convolutions; biases and normalisation have none.
-        warmup: steps over which the learning rate rises from 0.
-        seed: of weights, order, crops and dropout.
-        device: torch device.
-        fused: train through the fused kernels; on a CPU those of the head, because the backbone is faster in torch.
+        options: how it trains.
+        step: the network that trains, its optimiser and scaler.
+        average: running average of the weights, or None.
+        progress: steps done and best mIoU so far.
+        skipped: files that could not be read, and why.
+        stop: set it to end the run after the step that is being made.
     """
 
-    iterations: int = 2000
-    batch: int = 8
-    crop: tuple[int, int] = (256, 256)
-    optimizer: str = "adamw"
-    lr: float = 2e-3
-    weight_decay: float = 1e-4
-    warmup: int = 100
-    seed: int = 0
-    device: str = "cpu"
-    fused: bool = True
+    def __init__(
+        self,
+        model: DeepLab,
+        dataset: LabelledImages,
+        options: TrainOptions,
+        *,
+        augmentation: Augmentation | None = None,
+        order: Sequence[int] | None = None,
+        processes: Processes | None = None,
+        state: dict[str, Any] | None = None,
+        data: dict[str, Any] | None = None,
+    ) -> None:
+        """Prepare a run.
 
-    def __post_init__(self) -> None:
-        for name in ("iterations", "batch"):
-            if getattr(self, name) < 1:
-                raise DataError(f"{name} must be at least 1, got {getattr(self, name)}")
-        if min(self.crop) < 32:
-            raise DataError(f"a crop needs at least 32 x 32 pixels, got {self.crop[0]} x {self.crop[1]}")
-        if self.batch * math.prod(self.crop) < 2 * 32 * 32:
-            raise DataError("batch normalisation needs more than one value a channel: raise batch or crop")
-        if self.optimizer not in ("sgd", "adamw"):
-            raise DataError(f"optimizer {self.optimizer!r} is not one of 'sgd', 'adamw'")
-        if not self.lr > 0:
-            raise DataError(f"lr must be positive, got {self.lr}")
+        Args:
+            model: the network; it trains in place. Its classes must be those of the data set.
+            dataset: images with labels.
+            options: see `TrainOptions`.
+            augmentation: of crops; None is the one that the options name, for the network's config.
+            order: positions in the data set that make an epoch (see `hard_class_order`); None for each once.
+            processes: those that train together; each gives ``options.batch`` crops to a step.
+            state: what `read_state` read, to go on from there.
+            data: what the state says of the data.
+
+        Raises:
+            DataError: the classes differ, or the device is not there.
+        """
+        check_classes(model, dataset, options)
+        self.options, self.dataset = options, dataset
+        self.processes = processes or Processes()
+        self._augmentation = augmentation or named_augmentation(options.augmentation, model.config)
+        self._order = order
+        device = torch_device(options.device, self.processes.local)
+        self.average = WeightAverage(model.to(device), options.ema) if options.ema else None
+        self.step = TrainingStep(model, options, device, self.processes)
+        self.progress = Progress(data=data or {})
+        self.skipped: dict[str, str] = {}
+        self.stop = False
+        self._random_state: Callable[[], object] | None = lambda: torch.manual_seed(options.seed + self.processes.rank)
+        if state is not None:
+            self.progress = restore_state(state, self.step, self.average)
+            self._random_state = lambda: restore_random_state(state, device)
+
+    def network(self) -> DeepLab:
+        """A copy of the network to evaluate and save, in eval mode: the running average where there is one."""
+        source = self.step.model if self.average is None else self.average.model
+        network = build_model(source.config)
+        network.load_state_dict(source.state_dict())
+        network.checkpoint_source = f"step {self.progress.step} of a training run"
+        return network.eval()
+
+    def run(self, after_step: Callable[[StepResult], None] | None = None) -> None:
+        """Train from where the run is to its end, or until `stop`.
+
+        Args:
+            after_step: called after each step; `progress.step` counts it already.
+
+        Raises:
+            Diverged: the loss stopped being a number; the weights are those before that step.
+            OutOfMemory: a step did not fit; the message says what would make it smaller.
+            DataError: too many files cannot be read, or a process that cuts crops died.
+        """
+        options = self.options
+        # At the start of the run: whatever its caller has drawn since must not change it.
+        if self._random_state is not None:
+            self._random_state()
+            self._random_state = None
+        with self._batches() as batches:
+            source = iter(batches)
+            while self.progress.step < options.iterations and not self.processes.any(self.stop):
+                result = self._one(_take(source, options.accumulate))
+                self.progress.step += 1
+                self.skipped = batches.skipped
+                if self.average is not None:
+                    self.average.update(self.step.model)
+                if after_step is not None:
+                    after_step(result)
+
+    def first_batch(self) -> Batch:
+        """The crops of the next step, to look at."""
+        with self._batches(workers=0) as batches:
+            return next(iter(batches))
+
+    def _batches(self, workers: int | None = None) -> TrainingBatches:
+        options, processes = self.options, self.processes
+        return TrainingBatches(
+            self.dataset,
+            self._augmentation,
+            options.crop,
+            options.batch,
+            seed=options.seed,
+            steps=options.iterations * options.accumulate,
+            start=self.progress.step * options.accumulate,
+            rank=processes.rank,
+            world=processes.world,
+            workers=options.workers if workers is None else workers,
+            order=self._order,
+            skip_limit=options.skip_limit,
+            pin_memory=self.step.device.type == "cuda",
+        )
+
+    def _one(self, batches: list[Batch]) -> StepResult:
+        step = self.progress.step
+        try:
+            return self.step(batches, step)
+        except NotFinite as error:
+            raise diverged(error.value, error.batch, step + 1, self.options) from error
+        except (RuntimeError, MemoryError) as error:
+            if is_out_of_memory(error):
+                raise out_of_memory(error, self.options) from error
+            raise
 
 
-def learning_rate(options: TrainOptions, step: int) -> float:
-    """Learning rate of one step, counted from 0."""
-    warm = min(1.0, (step + 1) / max(1, options.warmup))
-    return options.lr * warm * max(0.0, 1 - step / options.iterations) ** 0.9
+def check_classes(model: DeepLab, dataset: LabelledImages, options: TrainOptions) -> None:
+    """Refuse data or weights of other classes than the network's.
 
-
-def segmentation_loss(output: TrainingOutput, labels: Tensor, align_corners: bool, ignore_index: int) -> Tensor:
-    """Cross entropy at the size of the labels, plus 0.4 times that of the auxiliary head."""
-
-    def cross_entropy(logits: Tensor) -> Tensor:
-        full = resize(logits, labels.shape[1:], align_corners)
-        return F.cross_entropy(full, labels, ignore_index=ignore_index)
-
-    loss = cross_entropy(output.logits)
-    if output.auxiliary is not None:
-        loss = loss + AUXILIARY_WEIGHT * cross_entropy(output.auxiliary)
-    return loss
+    Raises:
+        DataError: their number differs.
+    """
+    count, found = model.config.num_classes, len(dataset.spec.classes)
+    if count != found:
+        raise DataError(
+            f"config {model.config.name!r} has {count} classes, dataset {dataset.spec.name!r} has {found}; "
+            f"use --set num_classes={found}"
+        )
+    weights = len(options.class_weights)
+    if weights not in (0, count):
+        raise DataError(f"class_weights has {weights} values for {count} classes")
 
 
 def train(
@@ -93,7 +173,7 @@ def train(
     options: TrainOptions,
     report: Callable[[int, float], None] | None = None,
 ) -> DeepLab:
-    """Train a network in place.
+    """Train a network in place; `Training` is the form with more say.
 
     Args:
         model: the network; its classes must be those of the dataset.
@@ -101,83 +181,23 @@ def train(
         options: see `TrainOptions`.
         report: called after each step with (steps done, loss).
 
+    Returns:
+        The same network, in eval mode; with ``options.ema`` it has the averaged weights.
+
     Raises:
-        DataError: classes differ, or the loss stopped being a number.
+        DataError: classes differ, the loss stopped being a number, or memory is full.
     """
-    if model.config.num_classes != len(dataset.spec.classes):
-        raise DataError(
-            f"config {model.config.name!r} has {model.config.num_classes} classes, dataset {dataset.spec.name!r} "
-            f"has {len(dataset.spec.classes)}; use --set num_classes={len(dataset.spec.classes)}"
-        )
-    device = torch.device(options.device)
-    model.to(device).train()
-    if options.fused:
-        # MobileNetV2's backbone trained 1.3 to 1.5 times slower through our CPU kernels, the head 1.1 times faster.
-        on_cpu = device.type == "cpu"
-        if on_cpu:
-            _log.info("training on a CPU: the head runs fused, the backbone on plain torch")
-        for part in fuse(model, backbone=not on_cpu).left:
-            _log.warning("%s trains on plain torch: %s", part.name, part.reason)
-    else:
-        unfuse(model)
-    # torch's stubs do not know this argument, which makes convolutions about a tenth faster.
-    nn.Module.to(model, memory_format=torch.channels_last)  # type: ignore[call-overload]
-    torch.manual_seed(options.seed)
-    optimizer = _optimizer(model, options)
-    # One thread ahead: crops are cut while the network computes, in an order that only the seed decides.
-    with ThreadPoolExecutor(1) as pool:
-        rng = np.random.Generator(np.random.PCG64(options.seed))
-        upcoming = pool.submit(_draw_batch, dataset, options, rng)
-        for step in range(options.iterations):
-            images, labels = upcoming.result()
-            if step + 1 < options.iterations:
-                upcoming = pool.submit(_draw_batch, dataset, options, rng)
-            x = to_input(images, model.config).to(device, memory_format=torch.channels_last)
-            loss = _step(model, optimizer, x, torch.from_numpy(labels).long().to(device), options, step, dataset)
-            if report is not None:
-                report(step + 1, loss)
+    training = Training(model, dataset, options)
+
+    def after_step(result: StepResult) -> None:
+        if report is not None:
+            report(training.progress.step, result.loss)
+
+    training.run(after_step)
+    if training.average is not None:
+        model.load_state_dict(training.average.model.state_dict())
     return model.eval()
 
 
-def _draw_batch(
-    dataset: LabelledImages, options: TrainOptions, rng: np.random.Generator
-) -> tuple[np.ndarray, np.ndarray]:
-    indices = rng.integers(0, len(dataset), options.batch)
-    return crop_batch(dataset, indices.tolist(), options.crop, rng)
-
-
-def _step(
-    model: DeepLab,
-    optimizer: torch.optim.Optimizer,
-    x: Tensor,
-    labels: Tensor,
-    options: TrainOptions,
-    step: int,
-    dataset: LabelledImages,
-) -> float:
-    for group in optimizer.param_groups:
-        group["lr"] = learning_rate(options, step)
-    optimizer.zero_grad(set_to_none=True)
-    loss = segmentation_loss(model(x), labels, model.config.align_corners, dataset.spec.ignore_index)
-    value = float(loss.detach())
-    if not math.isfinite(value):
-        raise DataError(
-            f"the loss is {value} at step {step + 1}: training has diverged; "
-            f"try a lower learning rate (now {options.lr}) or a longer warm-up (now {options.warmup})"
-        )
-    loss.backward()
-    nn.utils.clip_grad_norm_(model.parameters(), 10.0)
-    optimizer.step()
-    return value
-
-
-def _optimizer(model: DeepLab, options: TrainOptions) -> torch.optim.Optimizer:
-    weights = [p for p in model.parameters() if p.ndim > 1]
-    others = [p for p in model.parameters() if p.ndim <= 1]
-    groups = [
-        {"params": weights, "weight_decay": options.weight_decay},
-        {"params": others, "weight_decay": 0.0},
-    ]
-    if options.optimizer == "sgd":
-        return torch.optim.SGD(groups, lr=options.lr, momentum=0.9, nesterov=True)
-    return torch.optim.AdamW(groups, lr=options.lr)
+def _take(source: Iterator[Batch], count: int) -> list[Batch]:
+    return list(islice(source, count))
