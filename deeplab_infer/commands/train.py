@@ -53,13 +53,14 @@ def _run(arguments: argparse.Namespace) -> int:
 def _run_here(arguments: argparse.Namespace, processes: Processes) -> int:
     import torch
 
-    from ..training import Training, recipe_options, train_options_note
+    from ..training import Training, train_options_note
     from ..training.options import default_recipe
 
     named = load_config(arguments.config, arguments.overrides)
     if arguments.output_stride:
         named = named.with_output_stride(arguments.output_stride)
-    recipe_options(named, arguments.recipe)  # an unknown name is said before scenes are drawn
+    # What can be wrong with the options is said before scenes are drawn or images read.
+    train_options(arguments, named, arguments.recipe, 0, ())
     folder = _output_folder(arguments, processes)
     data = open_data(arguments, named)
     config = adopt_classes(named, data, arguments.name)

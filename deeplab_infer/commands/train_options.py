@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import argparse
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import DataError
@@ -225,6 +226,9 @@ def check_arguments(arguments: argparse.Namespace) -> None:
         raise DataError(f"--previews must not be negative, got {arguments.previews}")
     if arguments.resume and arguments.overwrite:
         raise DataError("--resume goes on with a run, --overwrite discards it; give one of them")
+    init = arguments.init
+    if init and init != "auto" and "://" not in init and not init.startswith("asset:") and not Path(init).exists():
+        raise DataError(f"--init {init}: no such checkpoint file")
     generated = [o for o in ("scenes", "scene_size", "val_scenes", "val_size") if getattr(arguments, o) is not None]
     is_streets = (arguments.dataset or "").lower() in STREETS
     if generated and (arguments.data or (arguments.dataset and not is_streets)):
