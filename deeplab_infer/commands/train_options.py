@@ -147,7 +147,15 @@ def _machine_options(group: argparse._ArgumentGroup) -> None:
     )
     group.add_argument("--no-fused", action="store_true", help="plain torch instead of the fused kernels")
     group.add_argument("--compile", action="store_true", dest="compiled", help="run the network through torch.compile")
-    group.add_argument("--recompute", action="store_true", help="compute activations again: less memory, more time")
+    group.add_argument(
+        "--recompute",
+        nargs="?",
+        const="units",
+        default="none",
+        choices=("none", "activations", "units"),
+        help="compute again instead of keeping: rectified activations, or whole residual units (default without a "
+        "value); less memory, more time",
+    )
     group.add_argument(
         "--skip-limit", type=int, default=10, metavar="N", help="unreadable files to pass over (default: 10)"
     )

@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from . import fused
+from .activations import norm_relu
 
 
 @dataclass(frozen=True)
@@ -62,7 +63,7 @@ class ConvBnRelu(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         if self.fused and fused.runs_fused(self.bn):
             return fused.depthwise(self.conv, self.bn, x, "relu")
-        return F.relu(self.bn(self.conv(x)))
+        return norm_relu(self.bn, self.conv(x))
 
 
 class Convolution(nn.Module):

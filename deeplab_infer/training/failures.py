@@ -50,7 +50,7 @@ def out_of_memory(error: BaseException, options: TrainOptions) -> OutOfMemory:
     ways = []
     if options.amp == "off":
         ways.append("half precision (--amp bf16)")
-    if not options.recompute:
+    if options.recompute != "units":
         ways.append("computing activations again (--recompute)")
     if options.batch > 1:
         half = options.batch // 2

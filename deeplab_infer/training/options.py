@@ -18,6 +18,7 @@ BATCHNORM_MODES = ("train", "frozen", "statistics", "sync")
 DECAYED = ("all", "weights", "dense")
 AMP = ("off", "bf16", "fp16")
 AVERAGES = ("all", "labelled")
+RECOMPUTE = ("none", "activations", "units")
 # What may differ when a run is resumed: it decides how the numbers are computed, not which ones.
 MAY_CHANGE = ("device", "workers", "skip_limit", "fused", "compiled", "recompute")
 
@@ -56,7 +57,8 @@ class TrainOptions:
         device: torch device.
         fused: train through the fused kernels; on a CPU those of the head, because the backbone is faster in torch.
         compiled: run the network through ``torch.compile``.
-        recompute: residual units keep only their input, and are computed again for the gradient.
+        recompute: what is computed again for the gradient instead of kept: ``"none"``, ``"activations"`` (rectified
+            outputs of normalisations: a pass over memory each), or whole residual ``"units"``. The same to the bit.
         workers: processes that cut crops; 0 for a thread.
         skip_limit: unreadable files that are passed over before training stops.
     """
@@ -90,7 +92,7 @@ class TrainOptions:
     device: str = "cpu"
     fused: bool = True
     compiled: bool = False
-    recompute: bool = False
+    recompute: str = "none"
     workers: int = 0
     skip_limit: int = 10
 
@@ -114,6 +116,10 @@ class TrainOptions:
             raise DataError("ohem_threshold needs ohem_kept, the pixels an image that count at least")
         if any(not (w >= 0 and math.isfinite(w)) for w in self.class_weights):
             raise DataError(f"class_weights must not be negative, got {list(self.class_weights)}")
+        if self.compiled and self.recompute == "activations":
+            raise DataError(
+                "a compiled network decides itself which activations to recompute; leave one of the two out"
+            )
         if min(self.crop) < 32:
             raise DataError(f"a crop needs at least 32 x 32 pixels, got {self.crop[0]} x {self.crop[1]}")
         if self.batch * math.prod(self.crop) < 2 * 32 * 32 and self.batchnorm in ("train", "sync"):
@@ -140,6 +146,7 @@ def _check_choices(options: TrainOptions) -> None:
         "decay": DECAYED,
         "amp": AMP,
         "loss_average": AVERAGES,
+        "recompute": RECOMPUTE,
         "augmentation": tuple(AUGMENTATIONS),
     }
     for name, allowed in choices.items():

@@ -17,6 +17,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from ..data.loading import Batch
 from ..models import DeepLab
+from ..models.activations import recomputed_activations
 from ..optimize import fuse, unfuse
 from .batchnorm import set_mode, synchronise
 from .inputs import to_input
@@ -111,7 +112,7 @@ class TrainingStep:
         """The differentiable loss of a batch, in training mode."""
         x = to_input(batch.images, self.model.config, batch.valid, self.device).to(self.model.classifier.weight.dtype)
         labels = batch.labels.to(self.device, non_blocking=True).long()
-        with self._autocast():
+        with self._autocast(), self._recomputing():
             output = self._forward(x)
         return segmentation_loss(output, labels, self._loss, self.options.auxiliary_weight, self.processes.average)
 
@@ -140,6 +141,11 @@ class TrainingStep:
             return contextlib.nullcontext()
         return torch.autocast(self.device.type, _AMP_TYPES[self.options.amp])
 
+    def _recomputing(self) -> contextlib.AbstractContextManager[Any]:
+        if self.options.recompute != "activations":
+            return contextlib.nullcontext()
+        return recomputed_activations()
+
     def _synchronised_at(self, last: bool) -> contextlib.AbstractContextManager[Any]:
         """Gradients are exchanged between processes with the last batch of a step only."""
         if last or not isinstance(self._network, DistributedDataParallel):
@@ -163,7 +169,7 @@ def prepare(model: DeepLab, options: TrainOptions, device: torch.device, world: 
     # torch's stubs do not know this argument, which makes convolutions about a tenth faster.
     nn.Module.to(model, device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     set_mode(model, options.batchnorm)
-    if options.recompute:
+    if options.recompute == "units":
         _log.info("%d residual units are computed again for the gradient", recompute_units(model))
     if not options.fused:
         unfuse(model)

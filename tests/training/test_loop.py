@@ -114,8 +114,10 @@ def test_training_runs_fused_unless_told_otherwise():
     assert losses[True] == pytest.approx(losses[False], rel=1e-3)
 
 
-def test_recomputed_units_give_the_same_bits():
-    plain, again = make_training(recompute=False), make_training(recompute=True)
+@pytest.mark.parametrize("recompute", ["activations", "units"])
+@pytest.mark.parametrize("amp", ["off", "bf16"])
+def test_recomputing_gives_the_same_bits(recompute, amp):
+    plain, again = make_training(amp=amp), make_training(amp=amp, recompute=recompute)
     assert losses_of(plain) == losses_of(again)
     assert same_tensors(plain.step.model.state_dict(), again.step.model.state_dict())
 
@@ -123,7 +125,7 @@ def test_recomputed_units_give_the_same_bits():
 @pytest.mark.parametrize("name", ["deeplabv3plus_r18-d8_4xb4-80k_potsdam-512x512", "deeplabv3plus_xception65"])
 def test_recomputing_other_backbones(name):
     results = []
-    for recompute in (False, True):
+    for recompute in ("none", "units"):
         model = make_model(["num_classes=10", "dataset=synthetic_streets"], name=name)
         training = make_training(model, iterations=1, batch=2, crop=(64, 64), recompute=recompute, fused=False)
         kept = []

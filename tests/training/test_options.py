@@ -32,6 +32,8 @@ from .runs import make_model
         ({"ohem_threshold": 0.7}, "needs ohem_kept"),
         ({"ohem_kept": 5, "ohem_threshold": 1.7}, "is a probability"),
         ({"class_weights": (1.0, -1.0)}, "must not be negative"),
+        ({"recompute": "all"}, "recompute 'all' is not one of"),
+        ({"recompute": "activations", "compiled": True}, "a compiled network decides itself"),
         ({"seed": -1}, "seed must not be negative"),
     ],
 )

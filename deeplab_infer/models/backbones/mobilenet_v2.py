@@ -5,10 +5,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ...configs.schema import ModelConfig
 from .. import fused
+from ..activations import norm_relu
 from ..blocks import Norm, conv
 from .features import Backbone, Features, backbone_norm
 
@@ -79,7 +81,7 @@ class ConvBnRelu6(nn.Sequential):
         if self.fused and fused.runs_fused(norm):
             assert isinstance(convolution, nn.Conv2d)
             return fused.depthwise(convolution, norm, x, "relu6")
-        return super().forward(x)
+        return norm_relu(norm, convolution(x), F.relu6)
 
 
 class InvertedResidual(nn.Module):

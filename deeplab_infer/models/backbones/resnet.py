@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ...configs.schema import ModelConfig
+from ..activations import norm_relu
 from ..blocks import Norm, conv
 from .features import Backbone, Features, backbone_norm
 
@@ -90,7 +91,7 @@ class BasicBlock(nn.Module):
         self.downsample = _downsample(in_channels, width, plan.stride, norm, config.stem)
 
     def forward(self, x: Tensor) -> Tensor:
-        y = F.relu(self.bn1(self.conv1(x)))
+        y = norm_relu(self.bn1, self.conv1(x))
         y = self.bn2(self.conv2(y))
         return F.relu(y + (x if self.downsample is None else self.downsample(x)))
 
@@ -112,8 +113,8 @@ class Bottleneck(nn.Module):
         self.downsample = _downsample(in_channels, width * self.expansion, plan.stride, norm, config.stem)
 
     def forward(self, x: Tensor) -> Tensor:
-        y = F.relu(self.bn1(self.conv1(x)))
-        y = F.relu(self.bn2(self.conv2(y)))
+        y = norm_relu(self.bn1, self.conv1(x))
+        y = norm_relu(self.bn2, self.conv2(y))
         y = self.bn3(self.conv3(y))
         return F.relu(y + (x if self.downsample is None else self.downsample(x)))
 
@@ -160,8 +161,14 @@ class ResNet(Backbone):
             outputs.append(channels)
         self.low_channels, self.middle_channels, self.high_channels = outputs[0], outputs[2], outputs[-1]
 
+    def _run_deep_stem(self, x: Tensor) -> Tensor:
+        layers = list(self.stem)
+        for convolution, norm in zip(layers[::3], layers[1::3], strict=True):
+            x = norm_relu(norm, convolution(x))
+        return x
+
     def forward(self, x: Tensor) -> Features:
-        x = self.stem(x) if self.deep_stem else F.relu(self.bn1(self.conv1(x)))
+        x = self._run_deep_stem(x) if self.deep_stem else norm_relu(self.bn1, self.conv1(x))
         x = F.max_pool2d(x, 3, 2, 1)
         first = self.get_submodule("layer1")
         assert isinstance(first, nn.Sequential)
