@@ -63,7 +63,7 @@ def _run_here(arguments: argparse.Namespace, processes: Processes) -> int:
     train_options(arguments, named, arguments.recipe, 0, ())
     folder = _output_folder(arguments, processes)
     data = open_data(arguments, named)
-    config = adopt_classes(named, data, arguments.name)
+    config = adopt_classes(named, data, arguments.name, arguments.overrides)
     recipe = arguments.recipe
     if recipe == "auto":
         recipe = default_recipe(named) if config.classes == named.classes else "finetune"

@@ -62,8 +62,17 @@ def open_data(arguments: argparse.Namespace, config: ModelConfig) -> TrainingDat
     return TrainingData(data.training, data.validation, order, data.workers, {**data.description, **extra})
 
 
-def adopt_classes(config: ModelConfig, data: TrainingData, name: str | None) -> ModelConfig:
-    """The config with the classes of the data, where it has others."""
+def adopt_classes(
+    config: ModelConfig, data: TrainingData, name: str | None, overrides: Sequence[str] = ()
+) -> ModelConfig:
+    """The config with the classes of the data, where it has others; images are then used at their own size.
+
+    Args:
+        config: as it was named.
+        data: of the run.
+        name: of the new config; None makes one of both names.
+        overrides: the user's ``key=value``, which win.
+    """
     spec = data.training.spec
     if config.classes == spec.classes:
         return config if name is None else config.replace(name=name)
@@ -75,13 +84,13 @@ def adopt_classes(config: ModelConfig, data: TrainingData, name: str | None) -> 
         len(spec.classes),
         _some(spec.classes),
     )
-    return config.replace(
-        name=name or f"{config.name}_{spec.name}",
-        dataset=spec,
-        num_classes=len(spec.classes),
-        checkpoint="",
-        checkpoint_sha256="",
-    )
+    changes: dict[str, Any] = {"dataset": spec, "num_classes": len(spec.classes)}
+    if config.test_scale is not None and not any(text.startswith("test_scale=") for text in overrides):
+        # The old data set's scale says nothing of these images, which training sees at their own.
+        _log.info("images are evaluated at their own size, not within %dx%d (--set test_scale=...)", *config.test_scale)
+        changes["test_scale"] = None
+    name = name or f"{config.name}_{spec.name}"
+    return config.replace(name=name, checkpoint="", checkpoint_sha256="", **changes)
 
 
 def check_data(data: TrainingData, count: int, quiet: bool) -> dict[str, Any]:

@@ -83,9 +83,9 @@ def _data_options(group: argparse._ArgumentGroup) -> None:
     )
     group.add_argument("--bootstrap-repeat", type=int, default=2, metavar="N", help="how often (default: 2)")
     group.add_argument("--val-limit", type=int, metavar="N", help="evaluate on N images, evenly spread (default: all)")
-    group.add_argument("--scenes", type=int, help="streets: training scenes (default: 500)")
+    group.add_argument("--scenes", type=int, metavar="N", help="streets: training scenes (default: 500)")
     group.add_argument("--scene-size", metavar="HxW", help="streets: of a training scene (default: 320x640)")
-    group.add_argument("--val-scenes", type=int, help="streets: held-out scenes (default: 24)")
+    group.add_argument("--val-scenes", type=int, metavar="N", help="streets: held-out scenes (default: 24)")
     group.add_argument("--val-size", metavar="HxW", help="streets: of a held-out scene (default: 384x768)")
 
 
@@ -96,19 +96,21 @@ def _recipe_options(group: argparse._ArgumentGroup) -> None:
         metavar="NAME",
         help="reference, paper, paper-os8, finetune, streets (default: auto)",
     )
-    group.add_argument("--iterations", type=int, help="optimiser steps")
-    group.add_argument("--batch", type=int, help="crops a step, of each process")
+    group.add_argument("--iterations", type=int, metavar="N", help="optimiser steps")
+    group.add_argument("--batch", type=int, metavar="N", help="crops a step, of each process")
     group.add_argument("--accumulate", type=int, metavar="N", help="average the gradients of N batches for a step")
     group.add_argument("--crop", metavar="HxW", help="size of a crop")
     group.add_argument("--augmentation", metavar="NAME", help="reference, paper, streets, none")
-    group.add_argument("--optimizer", choices=("adamw", "sgd"))
-    group.add_argument("--lr", type=float, help="learning rate after the warm-up; it falls as (1 - t) ** 0.9")
-    group.add_argument("--min-lr", type=float, help="to which it falls")
+    group.add_argument("--optimizer", choices=("adamw", "sgd"), help="sgd has momentum 0.9")
+    group.add_argument(
+        "--lr", type=float, metavar="X", help="learning rate after the warm-up; it falls as (1 - t) ** 0.9"
+    )
+    group.add_argument("--min-lr", type=float, metavar="X", help="to which it falls")
     group.add_argument("--head-lr", type=float, metavar="X", help="factor on it for all but the backbone")
-    group.add_argument("--warmup", type=int, help="steps of rising learning rate")
-    group.add_argument("--weight-decay", type=float)
+    group.add_argument("--warmup", type=int, metavar="STEPS", help="steps of rising learning rate")
+    group.add_argument("--weight-decay", type=float, metavar="X", help="L2 penalty (sgd) or decoupled decay (adamw)")
     group.add_argument("--decay", choices=("all", "weights", "dense"), help="which parameters decay")
-    group.add_argument("--clip", type=float, help="largest norm of the gradient; 0 for no limit")
+    group.add_argument("--clip", type=float, metavar="X", help="largest norm of the gradient; 0 for no limit")
     group.add_argument("--ema", type=float, metavar="DECAY", help="evaluate and save a running average of the weights")
     group.add_argument(
         "--bn",
@@ -116,12 +118,14 @@ def _recipe_options(group: argparse._ArgumentGroup) -> None:
         choices=("train", "sync", "statistics", "frozen"),
         help="batch normalisation: of the batch, of all processes, running statistics, or wholly frozen",
     )
-    group.add_argument("--seed", type=int, default=0, help="of weights, order, crops and dropout (default: 0)")
+    group.add_argument(
+        "--seed", type=int, metavar="N", default=0, help="of weights, order, crops and dropout (default: 0)"
+    )
 
 
 def _loss_options(group: argparse._ArgumentGroup) -> None:
     group.add_argument("--auxiliary-weight", type=float, metavar="X", help="of the auxiliary head's loss")
-    group.add_argument("--label-smoothing", type=float, metavar="X")
+    group.add_argument("--label-smoothing", type=float, metavar="X", help="share of the target spread over all classes")
     group.add_argument(
         "--class-weights",
         metavar="RULE|W,W,...",
@@ -138,9 +142,9 @@ def _loss_options(group: argparse._ArgumentGroup) -> None:
 
 def _machine_options(group: argparse._ArgumentGroup) -> None:
     group.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N (default: auto)")
-    group.add_argument("--threads", type=int, help="CPU threads of torch")
+    group.add_argument("--threads", type=int, metavar="N", help="CPU threads of torch")
     group.add_argument(
-        "--workers", type=int, help="processes that cut crops (default: the cores, at most 4; streets: 0)"
+        "--workers", type=int, metavar="N", help="processes that cut crops (default: the cores, at most 4; streets: 0)"
     )
     group.add_argument(
         "--amp", choices=("off", "bf16", "fp16"), help="half precision where it is safe (default: recipe)"

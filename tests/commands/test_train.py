@@ -18,6 +18,7 @@ from PIL import Image
 
 from deeplab_infer import checkpoints
 from deeplab_infer.commands import evaluate, train
+from deeplab_infer.configs import load_config
 from deeplab_infer.training.step import TrainingStep
 
 from ..data.trees import coco_tables, make_coco, make_street_folder
@@ -134,6 +135,18 @@ def test_a_config_takes_the_classes_of_the_data(tmp_path):
     config = checkpoints.load(tmp_path / "last.safetensors").config
     assert config.name == "deeplabv3plus_mobilenetv2_synthetic_streets"
     assert config.num_classes == 10 and config.classes[0] == "sky"
+
+
+def test_images_of_other_data_keep_their_size(tmp_path, caplog):
+    name = "deeplabv3plus_r18-d8_4xb4-80k_loveda-512x512"
+    assert load_config(name).test_scale == (1024, 1024)
+    arguments = [*TINY[:-1], "--crop", "64x64", "--val-split", "none"]
+    assert train.main(["--config", name, *arguments, "-o", str(tmp_path / "a")]) == 0
+    assert checkpoints.load(tmp_path / "a" / "last.safetensors").config.test_scale is None
+    assert "evaluated at their own size" in caplog.text
+    kept = [*arguments, "--set", "test_scale=[512, 256]"]
+    assert train.main(["--config", name, *kept, "-o", str(tmp_path / "b")]) == 0
+    assert checkpoints.load(tmp_path / "b" / "last.safetensors").config.test_scale == (512, 256)
 
 
 def folder_arguments(root, *more):
