@@ -21,7 +21,7 @@ from .errors import ImageError
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp", ".ppm", ".pgm")
 MAX_PIXELS = 400_000_000
 # What Pillow's readers raise on damaged files, apart from its own exceptions.
-_DAMAGED = (OSError, SyntaxError, ValueError, EOFError, TypeError, LookupError, ArithmeticError, struct.error)
+DAMAGED = (OSError, SyntaxError, ValueError, EOFError, TypeError, LookupError, ArithmeticError, struct.error)
 _opening = threading.Lock()
 
 Rgb = NDArray[np.uint8]
@@ -104,7 +104,7 @@ def list_images(sources: Iterable[str | os.PathLike[str]], recursive: bool = Fal
 
 def _decode(source: Any, name: str, max_pixels: int) -> Rgb:
     try:
-        with _open(source, max_pixels) as image:
+        with open_picture(source, max_pixels) as image:
             width, height = image.size
             if width * height > max_pixels:
                 raise ImageError(f"{name}: {width} x {height} pixels are more than the limit of {max_pixels}")
@@ -120,11 +120,11 @@ def _decode(source: Any, name: str, max_pixels: int) -> Rgb:
         raise ImageError(f"{name}: not an image in a format that can be read, or an empty file") from None
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise ImageError(f"{name}: more pixels than the limit of {max_pixels}") from error
-    except _DAMAGED as error:
+    except DAMAGED as error:
         raise ImageError(f"{name}: damaged or truncated image ({error})") from error
 
 
-def _open(source: Any, max_pixels: int) -> Image.Image:
+def open_picture(source: Any, max_pixels: int) -> Image.Image:
     """Read the header only. Pillow's own limit is global, warns at 89 million pixels and refuses at 179 million."""
     with _opening:
         before, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, max_pixels

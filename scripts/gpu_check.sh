@@ -1,7 +1,7 @@
 #!/bin/sh
 # SPDX-License-Identifier: Apache-2.0
 # Everything that needs an NVIDIA GPU, in one command of less than ten minutes: build for this GPU, tests, operators,
-# the published table, other projects, engines, memory and race checks. Needs torch with CUDA, nvcc, cmake, ninja, pybind11.
+# the published table, training, other projects, engines, memory and race checks. Needs torch with CUDA, nvcc, cmake, ninja, pybind11.
 #
 #   scripts/gpu_check.sh [FOLDER]      results go to FOLDER (default: gpu_check)
 #
@@ -73,12 +73,16 @@ if [ -n "${DEEPLAB_WHEELS:-}" ]; then
 fi
 bench="$python -m deeplab_bench.command"
 step doctor 30 0 "$python" -m deeplab_infer.commands.doctor
-step tests 150 300 "$python" -m pytest -q -m gpu -p no:cacheprovider tests
-step kernels 90 280 $bench kernels --device cuda --seconds 0.2 --json "$out/kernels_fp16.json" \
+step tests 150 330 "$python" -m pytest -q -m gpu -p no:cacheprovider tests
+step kernels 90 310 $bench kernels --device cuda --seconds 0.2 --json "$out/kernels_fp16.json" \
   --plot "$out/kernels_fp16.png" --markdown
 # The rows with a printed fps; R-50, R-101 and R-18 at 1024x2048 come first by themselves.
-step table "$(left 190)" 150 $bench table --device cuda --seconds 1 --budget "$(left 190)" --train-memory \
+step table "$(left 260)" 220 $bench table --device cuda --seconds 1 --budget "$(left 260)" --train-memory \
   --json "$out/table.json" --markdown
+# The smallest batch, where launches count, and a large one; each way once, then again in turns if there is time.
+training="$bench train --device cuda --batch 2 --batch 16 --amp bf16 --seconds 1"
+step train 80 150 $training --variant plain --variant fused --variant fused+activations --budget 65 \
+  --json "$out/train_r50_bf16.json" --markdown
 step layers 30 130 $bench layers random:deeplabv3plus_r50-d8_4xb2-40k_cityscapes-512x1024 --size 1024x2048 \
   --device cuda --precision fp16 --json "$out/layers_r50_fp16.json" --markdown
 if can_import mmseg || can_import mmengine; then
@@ -99,9 +103,15 @@ fi
 for tool in memcheck racecheck initcheck; do
   step "$tool" 60 0 compute-sanitizer --tool "$tool" --error-exitcode 9 "$python" scripts/run_every_kernel.py
 done
+if [ "$(left 30)" -ge 200 ]; then # what the others left
+  step train_compiled "$(left 30)" 30 $training --variant plain --variant plain+compiled --variant fused+compiled \
+    --rounds 1 --budget "$(left 60)" --json "$out/train_r50_bf16_compiled.json" --markdown
+else
+  skip train_compiled "less than 200 s are left for it"
+fi
 ls "$out"/*.json >/dev/null 2>&1 && step report 30 0 $bench report $(ls "$out"/*.json | grep -v engines.json) \
   --format html -o "$out/report.html"
-for name in tests kernels table layers peers; do
+for name in tests kernels table train train_compiled layers peers; do
   [ -f "$out/$name.log" ] && tail -n 60 "$out/$name.log"
 done
 cat "$out/summary.txt"

@@ -17,6 +17,7 @@ from .reports import command as report_command
 from .reports import compare
 from .running import command as run_models
 from .table import command as table
+from .training import command as train
 from .work import command as macs
 
 PROG = "deeplab-bench"
@@ -27,6 +28,7 @@ _COMMANDS = {
     "layers": layers,
     "kernels": kernels,
     "peers": peers,
+    "train": train,
     "compare": compare,
     "report": report_command,
 }
@@ -38,6 +40,7 @@ examples:
   deeplab-bench table --published                            the published figures alone
   deeplab-bench macs --paper                                 multiply-adds against the papers' tables
   deeplab-bench layers model.onnx --size 512x1024            where the time goes
+  deeplab-bench train --batch 2 --batch 16                   a training step beside plain torch
   deeplab-bench compare before.json after.json
   deeplab-bench report table.json result.json -o report.html
 

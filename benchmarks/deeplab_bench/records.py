@@ -17,9 +17,9 @@ from deeplab_infer.files import atomic_write
 from .measuring.machine import describe_machine
 
 SCHEMA_VERSION = 2
-KINDS = ("run", "table", "peers", "kernels", "layers", "macs")
+KINDS = ("run", "table", "peers", "kernels", "layers", "macs", "train")
 # Steps of a measurement, from the least complete to the most, and what a reader calls them.
-STEPS = {"forward": "forward", "post": "forward + post", "end_to_end": "end to end"}
+STEPS = {"forward": "forward", "post": "forward + post", "end_to_end": "end to end", "train": "training step"}
 
 Result = dict[str, Any]
 

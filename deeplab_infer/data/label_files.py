@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
 from ..errors import DataError
-from ..images import _DAMAGED, MAX_PIXELS, _open
+from ..images import DAMAGED, MAX_PIXELS, open_picture
 
 # Pillow spreads grey values of fewer bits over 0..255; the class index is what the file stores.
 _GREY_STEPS = {"L;2": 85, "L;4": 17}
@@ -32,7 +32,7 @@ def read_label_picture(path: Path, max_pixels: int = MAX_PIXELS) -> Raw:
     try:
         if path.stat().st_size == 0:
             raise DataError(f"{path}: the label file is empty (0 bytes); copy or make it again")
-        with _open(path, max_pixels) as image:
+        with open_picture(path, max_pixels) as image:
             if image.width * image.height > max_pixels:
                 raise DataError(f"{path}: {image.width} x {image.height} pixels are more than the limit {max_pixels}")
             step = _grey_step(image)
@@ -50,7 +50,7 @@ def read_label_picture(path: Path, max_pixels: int = MAX_PIXELS) -> Raw:
         ) from None
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
         raise DataError(f"{path}: more pixels than the limit {max_pixels}") from None
-    except _DAMAGED as error:
+    except DAMAGED as error:
         raise DataError(f"{path}: damaged or truncated label file ({error}); copy or make it again") from error
 
 
@@ -73,9 +73,9 @@ def size_mismatch(image: Path, image_size: tuple[int, ...], other: str, other_si
 def exif_orientation(image: Path) -> int:
     """EXIF orientation of an image file, 1 where it has none."""
     try:
-        with _open(image, MAX_PIXELS) as header:
+        with open_picture(image, MAX_PIXELS) as header:
             return int(header.getexif().get(_ORIENTATION, 1))
-    except _DAMAGED:
+    except DAMAGED:
         return 1  # damaged EXIF turns nothing; the pixels were read before
 
 

@@ -161,9 +161,44 @@ def macs_record(**more: Any) -> Record:
     return record("macs", results, ceilings=None, **more)
 
 
+def training_step(path: str, ms: float, saved: float, seed: int = 0, device: str = "cuda", **more: Any) -> Result:
+    """A made-up training step of one network."""
+    result: Result = {
+        "key": f"r50|{path}|bf16|2x512x1024|bn train", "name": "r50", "path": path, "backend": "torch",
+        "device": device, "precision": "bf16", "batch": 2, "height": 512, "width": 1024, "batchnorm": "train",
+        "steps": {"train": {**timing(ms, seed), "round_medians_ms": [ms, 1.01 * ms]}}, "peak_mb": 1.4 * saved,
+        "saved_mb": saved, "saved_parts_mb": {"stem": 0.25 * saved, "loss": 0.75 * saved}, "first_loss": 3.0,
+        "rounds": 2, "notes": [],
+    }  # fmt: skip
+    return {**result, **more}
+
+
+def train_record(device: str = "cuda", **more: Any) -> Record:
+    """Plain torch and two of our ways; the last did not fit."""
+    results = [
+        training_step("plain", 200.0, 4000.0, 0, device),
+        training_step("fused", 160.0, 3000.0, 1, device, notes=["the machine was busy before (MADE-UP)"]),
+    ]
+    full = training_step("plain+compiled", 1.0, 1.0)
+    full = {name: full[name] for name in ("name", "path", "backend", "precision", "batch", "height", "width")}
+    results.append({**full, "key": "r50|full", "error": "out of memory: MADE-UP", "out_of_memory": True})
+    return record("train", results, device=device, ceilings=None, **more)
+
+
+def counted_record(**more: Any) -> Record:
+    """Bytes that were counted and not measured."""
+    results = [training_step("plain", 1.0, 4000.0), training_step("fused", 1.0, 3000.0)]
+    for one in results:
+        for name in ("steps", "peak_mb", "first_loss", "rounds"):
+            del one[name]
+        one["device"] = "counted"
+    return record("train", results, device="counted", ceilings=None, **more)
+
+
 def all_records() -> dict[str, Record]:
     """One of every kind."""
     return {
         "run": run_record(), "run_cpu": run_record("cpu"), "table": table_record(), "table_cpu": table_record("cpu"),
         "peers": peers_record(), "kernels": kernels_record(), "layers": layers_record(), "macs": macs_record(),
+        "train": train_record(), "train_cpu": train_record("cpu"), "counted": counted_record(),
     }  # fmt: skip

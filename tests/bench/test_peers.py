@@ -11,6 +11,7 @@ import sys
 import numpy as np
 import pytest
 import torch
+from deeplab_bench.measuring.rounds import combine_rounds
 from deeplab_bench.peers import command as peers
 from deeplab_bench.peers import jobs as peer_jobs
 from deeplab_bench.peers import measuring as peer_measuring
@@ -158,7 +159,7 @@ def test_a_peer_whose_network_fails(answers, capsys):
 
 def test_a_round_that_fails_later_is_noted():
     good = {"key": "k", "steps": {"end_to_end": timing(1.0)}, "notes": []}
-    (made,) = peer_jobs.combine_rounds([good, {"key": "k", "error": "took long", "notes": []}])
+    (made,) = combine_rounds([good, {"key": "k", "error": "took long", "notes": []}])
     assert made["notes"] == ["a round failed: took long"]
     assert made["rounds"] == 1
 

@@ -9,6 +9,7 @@ from deeplab_bench import command
 from deeplab_bench.records import read_record
 from deeplab_bench.running.worker import REFERENCE
 from deeplab_bench.table import command as table
+from deeplab_bench.table import training_memory
 from deeplab_bench.table.paths import PATHS, choose_paths, why_not
 from deeplab_bench.table.rows import Workload
 
@@ -27,8 +28,9 @@ def made_up(monkeypatch, tmp_path):
 
     def answer(module, job, environment=None, *, limit_s=None):
         jobs.append((module, job))
-        if module.endswith("training_memory"):
-            return {"peak_gb": 1.5, "step_ms": 3.0, "batch": job["batch"], "crop": job["crop"]}
+        if module.endswith("training.worker"):
+            peak = 1500.0 if job["variant"] == "plain" else 1250.0
+            return {"peak_mb": peak, "steps": {"train": {"median_ms": 3.0}}, "first_loss": 2.0, "notes": []}
         ms = 10.0 if job["backend"] == REFERENCE else 4.0
         timing = {"median_ms": ms, "mean_ms": ms, "p90_ms": ms, "p99_ms": ms, "spread": 0.0, "unsteady": False,
                   "warmup": 1, "samples_ms": [ms] * 5}  # fmt: skip
@@ -39,6 +41,7 @@ def made_up(monkeypatch, tmp_path):
         }  # fmt: skip
 
     monkeypatch.setattr(table, "in_own_process", answer)
+    monkeypatch.setattr(training_memory, "in_own_process", answer)
     monkeypatch.setattr(table, "measure_ceilings", lambda *_: CEILINGS)
     monkeypatch.setattr(Workload, "weights", lambda self: tmp_path / "weights.safetensors")
     monkeypatch.setattr(Workload, "exported", lambda self, path: tmp_path / f"{path.precision}.onnx")
@@ -84,8 +87,26 @@ def test_training_memory(made_up, tmp_path, capsys):
     path = tmp_path / "a.json"
     run(POTSDAM, "--path", "none", "--train-memory", "--json", str(path), "--markdown")
     (result,) = read_record(path).results
-    assert result["training"] == {"peak_gb": 1.5, "step_ms": 3.0, "batch": 4, "crop": [128, 128]}
-    assert "| 1.91 | 1.50 |" in capsys.readouterr().out
+    check(json.loads(path.read_text()))
+    plain = {"peak_gb": 1.5, "step_ms": 3.0, "batch": 4, "crop": [128, 128]}
+    assert result["training"] == {**plain, "fused": {"peak_gb": 1.25, "step_ms": 3.0}}
+    output = capsys.readouterr().out
+    assert "| train GB plain / fused |" in output
+    assert "| 1.91 | 1.50 / 1.25 |" in output
+    jobs = [job for module, job in made_up if module.endswith("training.worker")]
+    assert [job["variant"] for job in jobs] == ["plain", "fused"]
+    assert all(job["reference"] and job["amp"] == "off" and job["seconds"] is None for job in jobs)
+
+
+def test_training_that_does_not_fit_is_a_cell(made_up, monkeypatch, tmp_path, capsys):
+    def full(module, job, environment=None, *, limit_s=None):
+        if job["variant"] == "plain":
+            return {"error": "out of memory: CUDA out of memory", "out_of_memory": True}
+        return {"peak_mb": 900.0, "steps": {"train": {"median_ms": 3.0}}}
+
+    monkeypatch.setattr(training_memory, "in_own_process", full)
+    assert run(POTSDAM, "--path", "none", "--train-memory", "--markdown") == 0
+    assert "| failed / 0.90 |" in capsys.readouterr().out
 
 
 def test_a_path_that_fails_is_a_cell_and_a_note(made_up, monkeypatch, capsys):
@@ -179,6 +200,7 @@ def test_a_row_measured_for_real(tmp_path, capsys):
     found = {result["path"]: result for result in record.results}
     assert set(found) == {REFERENCE, "onnxruntime fp32", "torch fp32"}
     assert found[REFERENCE]["training"]["peak_gb"] > 0
+    assert found[REFERENCE]["training"]["fused"]["peak_gb"] > 0
     for name in ("onnxruntime fp32", "torch fp32"):
         assert found[name]["agreement"] > 0.99
         assert found[name]["measured_as"] == next(row.name for row in reference_rows() if POTSDAM in row.name)

@@ -11,7 +11,9 @@ import pytest
 from deeplab_bench.command import build_parser
 
 ROOT = Path(__file__).parents[2]
-STEPS = ("build", "doctor", "tests", "kernels", "table", "layers", "peers", "engine_models", "engines", "memcheck")
+STEPS = (
+    "build", "doctor", "tests", "kernels", "table", "train", "layers", "peers", "engine_models", "engines", "memcheck",
+)  # fmt: skip
 PYTHON = """#!/bin/sh
 printf '%s\\n' "$*" >> "$CALLS"
 case "$*" in *"$FAILS"*) echo "it failed"; exit 3;; esac
@@ -54,7 +56,7 @@ def test_every_step_runs_and_its_benchmarks_have_options_that_exist(rehearse, tm
     summary = (tmp_path / "out" / "summary.txt").read_text()
     assert [line.partition(":")[0] for line in summary.splitlines()][: len(STEPS)] == list(STEPS)
     lines = [call.partition("deeplab_bench.command ")[2].split() for call in calls if "deeplab_bench" in call]
-    assert {line[0] for line in lines} == {"kernels", "table", "layers", "peers"}
+    assert {line[0] for line in lines} == {"kernels", "table", "train", "layers", "peers"}
     for line in lines:
         build_parser().parse_args(line)
 
@@ -74,6 +76,14 @@ def test_what_there_is_no_time_for_is_said(rehearse, tmp_path):
     assert "tests: left out, no time" in summary
     assert "memcheck: exit 0" in summary
     assert not any("-m pytest" in call for call in calls)
+
+
+def test_compiled_training_is_measured_only_with_the_time_that_is_left(rehearse, tmp_path):
+    _, calls = rehearse()
+    compiled = [call for call in calls if "plain+compiled" in call]
+    assert len(compiled) == 1
+    rehearse(DEEPLAB_CHECK_SECONDS="220")
+    assert "train_compiled: skipped, less than 200 s" in (tmp_path / "out" / "summary.txt").read_text()
 
 
 def test_without_a_gpu_nothing_is_started(rehearse):

@@ -8,8 +8,7 @@ import statistics
 from pathlib import Path
 from typing import Any
 
-from deeplab_infer.commands.cli import make_console
-from deeplab_infer.commands.train import parse_size
+from deeplab_infer.commands.cli import make_console, parse_size
 from deeplab_infer.engine_manifest import ENGINE_SUFFIXES
 from deeplab_infer.errors import DeepLabError
 from deeplab_infer.files import require_writable_dir

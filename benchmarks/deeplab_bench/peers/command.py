@@ -9,13 +9,13 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-from deeplab_infer.commands.cli import make_console
-from deeplab_infer.commands.train import parse_size
+from deeplab_infer.commands.cli import make_console, parse_size
 from deeplab_infer.errors import DeepLabError
 
 from ..measuring.campaign import Campaign, Task
 from ..measuring.options import add_options, resolve_device
 from ..measuring.processes import KEEP_MEMORY
+from ..measuring.rounds import combine_rounds, spread_of_rounds
 from ..records import Record, is_error, quoted
 from ..running.text import markdown_table
 from .jobs import (
@@ -27,12 +27,10 @@ from .jobs import (
     PeerBench,
     Result,
     Way,
-    combine_rounds,
     find_network,
     make_jobs,
     own_ways,
     peer_ways,
-    spread_of_rounds,
 )
 from .measuring import LEAST_AGREEMENT, MOST_DIFFERENCE
 from .models import PEERS

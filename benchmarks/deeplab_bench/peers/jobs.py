@@ -358,35 +358,6 @@ def _ask_ours(job: Job, limit_s: float | None) -> dict[str, Any]:
     return in_own_process(_OWN_WORKER, job, KEEP_MEMORY, limit_s=limit_s)
 
 
-def combine_rounds(results: Sequence[Result]) -> list[Result]:
-    """One result a way from its rounds: of every step the round with the lowest median, and all medians beside it."""
-    rounds: dict[str, list[Result]] = {}
-    for result in results:
-        rounds.setdefault(result["key"], []).append(result)
-    return [_combined(group) for group in rounds.values()]
-
-
-def _combined(group: list[Result]) -> Result:
-    good = [result for result in group if "error" not in result]
-    if not good:
-        return group[-1]
-    steps = {}
-    for step in good[0]["steps"]:
-        timings = [result["steps"][step] for result in good]
-        best = min(timings, key=lambda timing: float(timing["median_ms"]))
-        steps[step] = {**best, "round_medians_ms": [timing["median_ms"] for timing in timings]}
-    result = {**good[0], "steps": steps, "rounds": len(good)}
-    if len(good) < len(group):
-        result["notes"] = [*result["notes"], f"a round failed: {group[-1]['error']}"]
-    return result
-
-
-def spread_of_rounds(result: Result) -> float:
-    """(highest - lowest) / lowest of the rounds' medians, of the last step."""
-    medians = list(result["steps"].values())[-1]["round_medians_ms"]
-    return float((max(medians) - min(medians)) / min(medians))
-
-
 def _identity(job: Job) -> Result:
     names = ("key", "name", "path", "backend", "device", "precision", "height", "width", "mode", "peer", "side")
     unknown = {"energy_j_per_image": None, "gmacs_per_image": None, "floor_ms": None, "clocks": None}

@@ -93,7 +93,7 @@ def speed_up(record: Record) -> Draw | None:
         return None
     paths = _styles(_path(speed.result) for speed in shown)
     names = list(dict.fromkeys(_row_name(record, speed.result) for speed in shown))
-    against = {"table": "the reference protocol", "peers": "eager fp32 of the other project"}
+    against = {"table": "the reference protocol", "peers": "eager fp32 of the other project", "train": "plain torch"}
     title = f"times as fast as {against.get(record.kind, 'the first measurement')}, same machine"
 
     def draw() -> Figure:

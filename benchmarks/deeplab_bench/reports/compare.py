@@ -5,11 +5,10 @@ from __future__ import annotations
 
 import argparse
 import json
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from deeplab_infer.commands.cli import make_console
 from deeplab_infer.errors import DeepLabError
 from deeplab_infer.files import atomic_write, require_writable_dir
 
@@ -18,6 +17,7 @@ from .comparison import FASTER, SAME, SLOWER, Comparison, Row, compare_records
 from .markdown import render_blocks
 from .markup import Bullets, Paragraph, Table
 from .reading import NO_VALUE, Source, clean, geometric_mean, read_source, record_on_gpu
+from .terminal import show_table
 from .wording import milliseconds, ratio_text, share
 
 _SCHEMA_VERSION = 1
@@ -88,9 +88,9 @@ def _cells(row: Row) -> list[str]:
 
 
 def _memory_text(name: str, before: float, after: float) -> str:
-    where = name.partition("_")[0]
+    where, unit = name.partition("_")[0], "MiB" if name.endswith("_mib") else "MB"
     change = f" ({after / before - 1:+.1%})" if before > 0 else ""
-    return f"{where} {before:.0f} to {after:.0f} MiB{change}"
+    return f"{where} {before:.0f} to {after:.0f} {unit}{change}"
 
 
 def _agreement_text(agreement: tuple[float, float] | None) -> str:
@@ -157,18 +157,10 @@ def _bullet(line: str, *, markdown: bool) -> str:
 
 
 def _print(found: Comparison, before: Source, after: Source) -> None:
-    from rich.table import Table as RichTable
-    from rich.text import Text
-
     gpu = record_on_gpu(before.record) and record_on_gpu(after.record)
     if found.rows:
         table = _table(found, before, after)
-        shown = RichTable(title=Text(f"{before.path} (A), {after.path} (B)"), title_justify="left")
-        for title in table.titles:
-            shown.add_column(title, justify="left" if title in table.left else "right", overflow="fold")
-        for cells in table.rows:
-            shown.add_row(*(Text(str(cell)) for cell in cells))  # a name must not be read as rich's markup
-        make_console().print(shown)
+        show_table(replace(table, caption=f"{before.path} (A), {after.path} (B)"))
     for line in (_summary(found), *_lines(found, before, after), *_explanation(found, gpu)):
         print(line)
 

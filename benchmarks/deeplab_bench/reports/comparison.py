@@ -12,7 +12,7 @@ import numpy as np
 from deeplab_infer.errors import DeepLabError
 
 from ..records import Record, Result, is_error, label
-from .reading import MEASUREMENTS, Source, common_step
+from .reading import MEASUREMENTS, Source, common_step, steps_of
 
 FASTER, SLOWER, SAME = "faster", "slower", "same within noise"
 _RESAMPLES = 2000
@@ -22,7 +22,8 @@ _PRECISE = 0.01  # `timing.measure` stops when it knows a median to about this s
 _CEILING_CHANGE = 0.1
 _MEASURED = ("ceilings.", "memory_gib")
 _MEMORY = ("device_peak_mib", "host_peak_mib")
-_CONDITIONS = ("name", "path", "precision", "device", "batch", "height", "width", "mode")
+_OF_TRAINING = ("peak_mb", "saved_mb")
+_CONDITIONS = ("name", "path", "precision", "device", "batch", "height", "width", "mode", "batchnorm")
 
 
 @dataclass(frozen=True)
@@ -52,7 +53,7 @@ class Row:
         step: what was timed.
         speed: of the second against the first.
         before_ms, after_ms: medians of an image, ms.
-        memory: name of the figure to MiB before and after, where both have it.
+        memory: name of the figure, which ends with its unit, to before and after, where both have it.
         agreement: share of pixels labelled like float32, before and after, or None.
         unsteady: either of the two was measured on a restless machine.
     """
@@ -220,14 +221,14 @@ def _compare_pair(before: Result, after: Result, step: str | None, kind: str, fo
 def _chosen_step(before: Result, after: Result, step: str | None) -> str | None:
     if step is None:
         return common_step([before, after])
-    return step if step in before["steps"] and step in after["steps"] else None
+    return step if step in steps_of(before) and step in steps_of(after) else None
 
 
 def _row(name: str, before: Result, after: Result, step: str) -> Row:
     timings = before["steps"][step], after["steps"][step]
     times = [[ms / one["batch"] for ms in t["samples_ms"]] for one, t in zip((before, after), timings, strict=True)]
-    memories = [one.get("memory") or {} for one in (before, after)]
-    both = [key for key in _MEMORY if all(memory.get(key) is not None for memory in memories)]
+    memories = [_memory_of(one) for one in (before, after)]
+    both = [key for key in memories[0] if key in memories[1]]
     agreements = [one["agreement"] for one in (before, after) if one.get("agreement") is not None]
     return Row(
         label=name,
@@ -239,6 +240,12 @@ def _row(name: str, before: Result, after: Result, step: str) -> Row:
         agreement=(agreements[0], agreements[1]) if len(agreements) == 2 else None,
         unsteady=any(bool(timing.get("unsteady")) for timing in timings),
     )
+
+
+def _memory_of(result: Result) -> dict[str, float]:
+    known = {name: (result.get("memory") or {}).get(name) for name in _MEMORY}
+    known |= {name: result.get(name) for name in _OF_TRAINING}
+    return {name: value for name, value in known.items() if value is not None}
 
 
 def _resampled_medians(samples: list[float], rng: np.random.Generator) -> np.ndarray:

@@ -15,10 +15,11 @@ from .reading import MEASUREMENTS, Source, clean, implementations, steps_of
 _OF_RECORD = ("file", "kind", "started", "complete", "cpu", "gpu", "commit")
 _OF_RESULT = (
     "key", "name", "path", "backend", "device", "precision", "batch", "height", "width", "mode", "windows",
-    "fps", "energy_j_per_image", "gmacs_per_image", "floor_ms", "agreement", "error",
+    "batchnorm", "fps", "energy_j_per_image", "gmacs_per_image", "floor_ms", "agreement", "error",
 )  # fmt: skip
 _OF_STEP = ("median_ms", "p90_ms", "p99_ms", "spread", "unsteady", "warmup")
 _MEMORY = ("host_peak_mib", "host_model_mib", "device_peak_mib", "weights_mib", "activations_mib")
+_OF_TRAINING = ("peak_mb", "saved_mb", "first_loss")
 _PUBLISHED = ("fps", "miou", "miou_ms_flip", "memory_gb")
 _OF_PART = ("part", "op", "ms", "gmacs", "mb", "share")
 _OF_KERNEL = ("implementation", "operator", "bytes", "copy_gb_s", *_OF_STEP, "samples", "error_to_eager")
@@ -49,7 +50,7 @@ def render_json(sources: list[Source]) -> str:
 def _columns() -> list[str]:
     steps = [f"{step}_{name}" for step in STEPS for name in (*_OF_STEP, "samples")]
     published = [f"published_{name}" for name in _PUBLISHED]
-    names = [*_OF_RECORD, *_OF_RESULT, *steps, *_MEMORY, *published, *_OF_KERNEL, *_OF_PART, *_OF_MACS]
+    names = [*_OF_RECORD, *_OF_RESULT, *steps, *_MEMORY, *_OF_TRAINING, *published, *_OF_KERNEL, *_OF_PART, *_OF_MACS]
     return list(dict.fromkeys(names))
 
 
@@ -77,12 +78,13 @@ def _lines(record: Record) -> Iterator[dict[str, Any]]:
 
 
 def _measurement(result: Result) -> dict[str, Any]:
-    cells: dict[str, Any] = {"fps": fps(result)}
+    cells: dict[str, Any] = {"fps": fps(result) if steps_of(result) else None}
     for step in steps_of(result):
         timing = result["steps"][step]
         cells |= {f"{step}_{name}": timing.get(name) for name in _OF_STEP}
         cells[f"{step}_samples"] = len(timing["samples_ms"])
     cells |= {name: (result.get("memory") or {}).get(name) for name in _MEMORY}
+    cells |= {name: result.get(name) for name in _OF_TRAINING}
     return cells | {f"published_{name}": (result.get("published") or {}).get(name) for name in _PUBLISHED}
 
 

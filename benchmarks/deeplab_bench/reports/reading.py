@@ -15,10 +15,11 @@ from deeplab_infer.errors import DeepLabError
 
 from ..records import STEPS, Record, Result, is_error, read_record
 
-MEASUREMENTS = ("run", "table", "peers")
+MEASUREMENTS = ("run", "table", "peers", "train")
 NO_VALUE = "-"
 _REFERENCE = "reference"
 _EAGER = "fp32 eager"
+_PLAIN = "plain"
 _TIMING = ("median_ms", "p90_ms", "p99_ms", "spread")
 _NUMBERS = {
     "run": ("batch", "height", "width"),
@@ -27,13 +28,14 @@ _NUMBERS = {
     "kernels": ("bytes",),
     "layers": ("total_ms", "batch", "height", "width"),
     "macs": ("height", "width", "dense_gmacs"),
+    "train": ("batch", "height", "width"),
 }
 _OPTIONAL = (
     "windows", "energy_j_per_image", "gmacs_per_image", "mb_per_image", "agreement", "floor_ms", "error_to_eager",
-    "space_to_batch_gmacs", "profiler_gmacs", "published_gmacs", "deviation",
+    "space_to_batch_gmacs", "profiler_gmacs", "published_gmacs", "deviation", "peak_mb", "saved_mb", "first_loss",
 )  # fmt: skip
 _ENTRY_OPTIONAL = ("gmacs", "mb", "floor_ms", "share", "mb_eager", "mb_fused", "weights_m")
-_PARTS = ("memory", "published")
+_PARTS = ("memory", "published", "saved_parts_mb")
 _LISTS = {"layers": ("layers", ("ms",)), "macs": ("stages", ("gmacs",))}
 _UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff\ufffe\uffff]")
 
@@ -179,10 +181,10 @@ def published(result: Result, name: str) -> float | None:
 
 
 def speeds(record: Record) -> list[Speed]:
-    """Every measurement that did not fail, with its baseline (`baseline_of`), in the record's order."""
+    """Every measurement that was timed, with its baseline (`baseline_of`), in the record's order."""
     made = []
     for result in record.results:
-        if is_error(result):
+        if not is_timed(result):
             continue
         baseline = baseline_of(record, result)
         last = steps_of(result)[-1]
@@ -198,14 +200,27 @@ def baseline_of(record: Record, result: Result) -> Result | None:
     """What a measurement's speed is told against.
 
     A table row: path ``reference`` of the same row. Peers: the first ``... fp32 eager`` of the same network and size.
-    A run: the first measurement of the file.
+    Training: plain torch of the same network, batch, size and precision. A run: the first measurement of the file.
     """
-    usable = [one for one in record.results if not is_error(one)]
+    usable = [one for one in record.results if is_timed(one)]
     if record.kind == "run":
         return usable[0] if usable else None
+    if record.kind == "train":
+        return next((one for one in usable if is_plain_training(one, result)), None)
     is_baseline = _is_reference if record.kind == "table" else _is_eager
     same = [one for one in usable if is_baseline(one) and _place(one) == _place(result)]
     return next((one for one in same if one["batch"] == result["batch"]), same[0] if same else None)
+
+
+def is_timed(result: Result) -> bool:
+    """Whether a measurement has times: it did not fail, and was not only counted."""
+    return not is_error(result) and bool(steps_of(result))
+
+
+def is_plain_training(one: Result, result: Result) -> bool:
+    """Whether a training step is what another one is told against: plain torch under the same conditions."""
+    alike = ("name", "precision", "batch", "height", "width", "batchnorm")
+    return one.get("path") == _PLAIN and all(one.get(name) == result.get(name) for name in alike)
 
 
 def geometric_mean(values: list[float]) -> float:
@@ -234,6 +249,8 @@ def _check_result(kind: str, result: Result) -> None:
         _check_optional(entry, names, result["name"])
     if kind in MEASUREMENTS:
         steps = result.get("steps")
+        if kind == "train" and "steps" not in result and "saved_mb" in result:
+            return
         if not isinstance(steps, dict) or not steps_of(result):
             raise ValueError(f"result {clean(result['name'])!r} has no timed step")
         for step in steps_of(result):

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ..records import STEPS, Record, Result, is_error, label
-from . import charts
+from . import charts, training
 from .markup import Block, Bullets, Chart, Code, Document, Inline, Link, Paragraph, Section, Table
 from .reading import (
     NO_VALUE,
@@ -35,6 +35,7 @@ _KINDS = {
     "kernels": "Fused operators",
     "layers": "Layers",
     "macs": "Multiply-adds",
+    "train": "Training",
 }
 _NOT_COMPARABLE = "this machine, not comparable"
 _TOP_LAYERS = 20
@@ -93,7 +94,7 @@ def _record_sections(number: int, source: Source, folder: Path) -> list[Section]
     facts = Section(heading, [_facts(source, folder)], anchor=f"record-{number}")
     bodies = {
         "run": _run_blocks, "peers": _run_blocks, "table": _table_blocks,
-        "kernels": _kernel_blocks, "layers": _layer_blocks, "macs": _macs_blocks,
+        "kernels": _kernel_blocks, "layers": _layer_blocks, "macs": _macs_blocks, "train": _train_blocks,
     }  # fmt: skip
     blocks = facts.blocks + bodies[record.kind](record) + _failures(record) + _remarks(record)
     return [Section(heading, blocks, anchor=facts.anchor)]
@@ -253,7 +254,7 @@ def _macs_headline(record: Record) -> str:
 
 _HEADLINES: dict[str, Callable[[Record], str]] = {
     "run": _speed_headline, "table": _speed_headline, "peers": _speed_headline,
-    "kernels": _kernel_headline, "layers": _layer_headline, "macs": _macs_headline,
+    "kernels": _kernel_headline, "layers": _layer_headline, "macs": _macs_headline, "train": training.headline,
 }  # fmt: skip
 
 
@@ -535,6 +536,16 @@ def _sum_of_known(entries: list[dict[str, Any]], name: str) -> float | None:
 
 def _layer_sum(result: Result) -> float:
     return float(sum(layer["ms"] for layer in result["layers"]))
+
+
+# Kind train: the ways of training.
+
+
+def _train_blocks(record: Record) -> list[Block]:
+    words: list[Block] = [Paragraph((line,)) for line in training.explanation(record)]
+    chart = charts.speed_up(record)
+    drawn: list[Block] = [Chart(f"Speed of training, {_where(record)}", chart)] if chart else []
+    return [*training.tables(record), *words, *drawn]
 
 
 # Kind macs: what was counted.

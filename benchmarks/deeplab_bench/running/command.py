@@ -12,8 +12,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from deeplab_infer.commands.cli import make_console
-from deeplab_infer.commands.train import parse_size
+from deeplab_infer.commands.cli import make_console, parse_size
 from deeplab_infer.engine_manifest import ENGINE_SUFFIXES
 from deeplab_infer.errors import DeepLabError
 from deeplab_infer.runtime import BACKENDS, TORCH_PRECISIONS, backends_for, read_manifest

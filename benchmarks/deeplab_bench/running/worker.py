@@ -75,7 +75,7 @@ REFERENCE = "reference"
 def run_job(job: Job) -> dict[str, Any]:
     """Measure a job; JSON-able, the keys of a measurement in ``record.schema.json``."""
     notes: list[str] = []
-    meter = _meter(job.device, notes)
+    meter = meter_for(job.device, notes)
     before_load = _Memory.now(meter)
     state = meter.state()
     result = _run_reference(job, meter) if job.backend == REFERENCE else _run_segmenter(job, meter)
@@ -304,7 +304,8 @@ def _torch_peak_mib() -> float | None:
     return float(torch.cuda.max_memory_allocated() / 2**20)
 
 
-def _meter(device: str, notes: list[str]) -> Meter:
+def meter_for(device: str, notes: list[str]) -> Meter:
+    """The device's meter; a note says what it cannot tell."""
     if device == "cpu":
         return CpuMeter()
     try:

@@ -27,14 +27,15 @@ from ..work.counting import Count, count
 from .paths import RunPath, choose_paths, why_not
 from .rows import Workload, network_of, order_of_worth
 from .text import notes, print_table
+from .training_memory import training_memory
 
 _CPU_SCALE = 0.25
 _DEFAULT_BUDGET = {"cpu": 600.0, "cuda": None}
 _WORKER = "deeplab_bench.running.worker"
-_TRAINING = "deeplab_bench.table.training_memory"
 # What one measurement takes besides its steps, seconds: starting Python and torch, weights, export, warm-up.
 _OVERHEAD = {REFERENCE: 12.0, "": 10.0, "onnx": 20.0, "openvino": 25.0, "engine": 60.0}
 _COMPILING = 90.0
+_TRAINING_MEMORY = 30.0  # twice: in plain torch and through our kernels
 _SHOWPIECES = 3  # networks whose first `_SHOWN_PATHS` paths come before the next network; of the others one does
 _SHOWN_PATHS = 2
 
@@ -65,7 +66,7 @@ def add_parser(commands: Any) -> None:
     parser.add_argument(
         "--train-memory",
         action="store_true",
-        help="measure the memory column too: a training step at the config's batch and crop",
+        help="measure the memory column too: a training step at the config's batch and crop, plain and fused",
     )
     budget = "for everything; what matters most comes first (default: 600 on a CPU, none on a GPU)"
     add_options(parser, 3.0, "a measured step", budget)
@@ -188,7 +189,7 @@ class _Network:
                 answer["training"] = self._training(limit)
             return self._results(REFERENCE, answer)
 
-        seconds = _OVERHEAD[REFERENCE] + 2 * self.plan.seconds + (20 if self.plan.train_memory else 0)
+        seconds = _OVERHEAD[REFERENCE] + 2 * self.plan.seconds + (_TRAINING_MEMORY if self.plan.train_memory else 0)
         return Task(f"{row.name}: reference", seconds, run)
 
     def path_task(self, path: RunPath) -> Task:
@@ -238,10 +239,7 @@ class _Network:
         return in_own_process(_WORKER, asdict(job), limit_s=limit)
 
     def _training(self, limit: float | None) -> Result:
-        row = self.workload.row
-        crop = [max(64, round(side * self.plan.scale)) for side in row.crop]
-        job = {"name": row.name, "batch": row.images_per_gpu, "crop": crop, "device": self.plan.device}
-        return in_own_process(_TRAINING, {**job, "half": row.fp16, "fused": False}, limit_s=limit)
+        return training_memory(self.workload.row, self.plan.scale, self.plan.device, self.plan.threads, limit)
 
     def _results(self, path: str, answer: Result) -> list[Result]:
         """The same measurement for every row that shares the network."""

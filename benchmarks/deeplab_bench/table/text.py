@@ -23,7 +23,7 @@ def print_table(published: list[ReferenceRow], results: list[Result], markdown: 
     on_gpu = any(str(result.get("device", "")).startswith("cuda") for result in results)
     with_memory = any("training" in result for result in results)
     titles = ["config", "input", "G MACs", "V100 fps", "mIoU", "V100 train GB"]
-    titles += ["train GB here"] * with_memory
+    titles += ["train GB plain / fused"] * with_memory
     titles += (["reference fps"] if on_gpu else ["reference"]) if results else []
     titles += paths
     titles += ["best fps", "x printed"] * (on_gpu and bool(results)) + ["of floor", "agreement"] * bool(paths)
@@ -60,6 +60,7 @@ def notes(record: Record) -> Iterable[str]:
     said = [f"{one['name']}, {one['path']}: {one['error']}" for one in record.results if is_error(one)]
     said += [f"left out: {one['name']}: {one['reason']}" for one in record.left_out]
     said += [f"{one['name']}, {one['path']}: {text}" for one in record.results for text in one.get("notes", [])]
+    said += [f"training {one['name']}, {text}" for one in record.results for text in _training_errors(one)]
     unique = list(dict.fromkeys(said))
     yield from unique[:_MOST_NOTES]
     if len(unique) > _MOST_NOTES:
@@ -80,8 +81,7 @@ def _line(
         return cells
     reference = found.get((row.name, REFERENCE))
     if with_memory:
-        training = (reference or {}).get("training")
-        cells.append("-" if training is None else "failed" if "error" in training else f"{training['peak_gb']:.2f}")
+        cells.append(_training((reference or {}).get("training")))
     good = reference if reference is not None and not is_error(reference) else None
     base = quoted(good)["median_ms"] if good else None
     failed = "failed" if reference is not None else "-"
@@ -99,6 +99,23 @@ def _line(
     if paths:
         cells += [_of_floor(best), _agreement(best)] if best else ["-", "-"]
     return cells
+
+
+def _training_errors(result: Result) -> list[str]:
+    training = result.get("training", {})
+    ways = {"plain": training, "fused": training.get("fused", {})}
+    return [f"{way}: {one['error']}" for way, one in ways.items() if "error" in one]
+
+
+def _training(found: Result | None) -> str:
+    """Peak of a training step, plain and fused; files of before that was measured have the first alone."""
+    if found is None:
+        return "-"
+    return " / ".join(_peak(one) for one in (found, found.get("fused")) if one is not None)
+
+
+def _peak(found: Result) -> str:
+    return "failed" if "error" in found else f"{found['peak_gb']:.2f}"
 
 
 def _ratio(result: Result | None, base: float | None) -> str:

@@ -10,8 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from deeplab_infer.commands.cli import make_console
-from deeplab_infer.commands.train import parse_size
+from deeplab_infer.commands.cli import make_console, parse_size
 from deeplab_infer.configs import ModelConfig, ReferenceRow, load_config, reference_rows
 from deeplab_infer.errors import DeepLabError
 from deeplab_infer.files import require_writable_dir
