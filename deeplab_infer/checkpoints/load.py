@@ -51,8 +51,8 @@ def load(
         config: the network; None takes it from the file (or, where the origin allows only one, from the origin).
         trust: also load pickles that **can run code**; only for files you made.
         progress: show a bar while downloading.
-        other_classes: where the file has another number of classes than the config, leave the classifiers random
-            instead of refusing it: the start of fine-tuning.
+        other_classes: where the file has other classes than the config (another number, or other names where it says
+            them), leave the classifiers random instead of refusing it: the start of fine-tuning.
 
     Returns:
         The network in eval mode, with ``config``, ``checkpoint_source`` and ``checkpoint_sha256`` set.
@@ -68,7 +68,7 @@ def load(
     model = build_model(config)
     state = origin.convert(checkpoint.state, config)
     if other_classes:
-        state = _without_other_classes(state, model, path)
+        state = _without_other_classes(state, model, _class_names(origin, checkpoint), path)
     _fill(model, state, checkpoint, backbone_only=origin is timm)
     model.checkpoint_source = origin_text
     model.checkpoint_sha256 = checkpoint.sha256
@@ -119,20 +119,37 @@ def _recognise(checkpoint: Checkpoint) -> tuple[str, ModuleType]:
     )
 
 
-def _without_other_classes(state: dict[str, Tensor], model: DeepLab, path: Path) -> dict[str, Tensor]:
-    """The classifiers as the new network has them, where the file's have another number of classes."""
-    own = model.state_dict()
+def _class_names(origin: ModuleType, checkpoint: Checkpoint) -> tuple[str, ...]:
+    """The classes as the file names them; none where it does not."""
+    try:
+        classes: tuple[str, ...] = origin.infer_config(checkpoint).classes
+    except CheckpointError:
+        return ()
+    return () if all(name.startswith("class_") for name in classes) else classes
+
+
+def _without_other_classes(
+    state: dict[str, Tensor], model: DeepLab, names: tuple[str, ...], path: Path
+) -> dict[str, Tensor]:
+    """The classifiers as the new network has them, where the file's are for other classes."""
+    own, wanted = model.state_dict(), model.config.classes
     weight = state.get("classifier.weight")
-    same_width = weight is not None and weight.shape[1:] == own["classifier.weight"].shape[1:]
-    if weight is None or not same_width or len(weight) == model.config.num_classes:
+    if weight is None or weight.shape[1:] != own["classifier.weight"].shape[1:]:
+        return state
+    if len(weight) == len(wanted) and (not names or list(map(_plain, names)) == list(map(_plain, wanted))):
         return state
     _log.info(
-        "%s has %d classes, the config %d: classifiers start from random weights",
+        "%s has %d classes%s, the config %d others: classifiers start from random weights",
         path.name,
         len(weight),
-        model.config.num_classes,
+        f" ({_some(names)})" if names else "",
+        len(wanted),
     )
     return {**state, **{key: own[key] for key in _CLASSIFIERS if key in own and key in state}}
+
+
+def _plain(name: str) -> str:
+    return name.lower().replace("_", " ").replace("-", " ").strip()
 
 
 def _fill(model: DeepLab, state: dict[str, Tensor], checkpoint: Checkpoint, *, backbone_only: bool) -> None:

@@ -21,6 +21,7 @@ from ..errors import DataError, DeepLabError
 if TYPE_CHECKING:
     from rich.console import Console
 
+INTERRUPTED = 130
 _PIPE_WIDTH = 180
 _OS_ADVICE = {
     errno.ENOSPC: "the disk is full; free some space and run again",
@@ -58,7 +59,7 @@ def run_command(
         return body(arguments)
     except KeyboardInterrupt:
         _say(prog, "interrupted; files that were not finished have been removed")
-        return 130
+        return INTERRUPTED
     except BrokenPipeError:
         # The reader of a pipe went away (`| head`): not our error, but stdout must not be flushed again.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -7,6 +7,7 @@ import argparse
 import contextlib
 import logging
 import platform
+import shutil
 import signal
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -17,9 +18,9 @@ from typing import TYPE_CHECKING, Any
 from ..configs import ModelConfig, load_config
 from ..errors import DataError
 from ..files import atomic_write, require_writable_dir
-from .cli import make_console, run_command
+from .cli import INTERRUPTED, make_console, run_command
 from .train_data import TrainingData, adopt_classes, check_data, class_weights, open_data
-from .train_journal import STATE, Journal, draw_samples
+from .train_journal import RUN_FILES, RUN_FOLDERS, STATE, Journal, draw_samples
 from .train_options import PROG, build_parser, check_arguments, train_options
 
 if TYPE_CHECKING:
@@ -67,6 +68,7 @@ def _run_here(arguments: argparse.Namespace, processes: Processes) -> int:
     recipe = arguments.recipe
     if recipe == "auto":
         recipe = default_recipe(named) if config.classes == named.classes else "finetune"
+    notes = _start_notes(arguments, recipe)
     weights = class_weights(arguments.class_weights, data, arguments.quiet)
     options = train_options(arguments, named, recipe, data.workers, weights)
     checked = check_data(data, arguments.check, arguments.quiet) if processes.is_first else {}
@@ -78,10 +80,22 @@ def _run_here(arguments: argparse.Namespace, processes: Processes) -> int:
     )
     record = _record(arguments, options, recipe, config, data, checked, processes)
     if processes.is_first and not arguments.quiet:
-        _show_plan(record, data, training, train_options_note(config, options, processes.world))
+        notes += train_options_note(config, options, processes.world)
+        _show_plan(record, data, training, notes)
     if arguments.dry_run:
         return _dry_run(training, folder, arguments)
     return _train(training, data, folder, record, arguments)
+
+
+def _start_notes(arguments: argparse.Namespace, recipe: str) -> list[str]:
+    """Where the start and the recipe are seldom meant together."""
+    if arguments.resume:
+        return []
+    if recipe == "finetune" and not arguments.init:
+        return ["note: the recipe finetune, but no --init: it starts from random weights"]
+    if arguments.init and arguments.recipe == "auto" and recipe != "finetune":
+        return [f"note: the rates of recipe {recipe} are for a new network; for one trained before: --recipe finetune"]
+    return []
 
 
 def _output_folder(arguments: argparse.Namespace, processes: Processes) -> Path:
@@ -95,8 +109,10 @@ def _output_folder(arguments: argparse.Namespace, processes: Processes) -> Path:
         )
     processes.wait()
     if arguments.overwrite and processes.is_first:
-        for name in (STATE, "log.csv", "log.jsonl", "best.safetensors", "last.safetensors"):
+        for name in RUN_FILES:
             (folder / name).unlink(missing_ok=True)
+        for name in RUN_FOLDERS:
+            shutil.rmtree(folder / name, ignore_errors=True)
     return folder
 
 
@@ -158,7 +174,7 @@ def _train(
         journal.close()
     if training.progress.step < options.iterations:
         print(f"stopped at step {training.progress.step}; --resume goes on from there", file=sys.stderr)
-        raise KeyboardInterrupt
+        return INTERRUPTED
     if training.processes.is_first:
         best = "no evaluation" if journal.best < 0 else f"best mIoU on {len(data.validation or ())} held-out images: "
         best += "" if journal.best < 0 else f"{journal.best:.4f} ({folder / 'best.safetensors'})"
@@ -271,7 +287,9 @@ def _show_plan(record: dict[str, Any], data: TrainingData, training: Training, n
     held_out = "no evaluation" if data.validation is None else f"{len(data.validation)} to evaluate"
     lines = [
         f"network: {model.config.name}, {parameters / 1e6:.1f} M parameters, {model.config.num_classes} classes",
-        f"data: {data.description['dataset']}, {len(data.training)} images to train, {held_out}",
+        f"data: {data.source}, {len(data.training)} images to train, {held_out}",
+        f"start: {record['init'] or 'random weights'}",
+        *(f"checked {part}: {_found(report)}" for part, report in record["checked"].items()),
         f"recipe {record['recipe']}: "
         + ", ".join(f"{k} {_plain(v)}" for k, v in options.items() if k not in _NOT_SHOWN),
         f"device: {training.step.device}, {training.processes.world} process(es)",
@@ -279,6 +297,14 @@ def _show_plan(record: dict[str, Any], data: TrainingData, training: Training, n
     ]
     for line in lines:
         print(line, file=sys.stderr)
+
+
+def _found(report: dict[str, Any]) -> str:
+    """A data set's report in a line."""
+    sizes = ", ".join(f"{size['height']}x{size['width']} ({size['images']})" for size in report["sizes"][:3])
+    absent = [one["name"] for one in report["classes"] if not one["pixels"]]
+    without = f"; without {', '.join(absent[:6])}" + (", ..." if len(absent) > 6 else "") if absent else ""
+    return f"{report['checked']} of {report['images']} images, height x width {sizes}{without}"
 
 
 _NOT_SHOWN = ("device", "class_weights", "workers", "skip_limit", "power", "momentum", "nesterov", "ohem_threshold")

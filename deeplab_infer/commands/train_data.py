@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import logging
 import sys
 from collections.abc import Sequence
@@ -34,6 +35,7 @@ class TrainingData:
         order: positions that make an epoch; None for each once.
         workers: processes that cut crops, where none are asked for.
         description: JSON-able; a resumed run must have the same.
+        source: where the images are from, for people.
     """
 
     training: LabelledImages
@@ -41,6 +43,7 @@ class TrainingData:
     order: Sequence[int] | None
     workers: int
     description: dict[str, Any]
+    source: str
 
 
 def open_data(arguments: argparse.Namespace, config: ModelConfig) -> TrainingData:
@@ -59,7 +62,7 @@ def open_data(arguments: argparse.Namespace, config: ModelConfig) -> TrainingDat
     if order is None:
         return data
     extra = {"bootstrap": arguments.bootstrap, "bootstrap_repeat": arguments.bootstrap_repeat}
-    return TrainingData(data.training, data.validation, order, data.workers, {**data.description, **extra})
+    return dataclasses.replace(data, order=order, description={**data.description, **extra})
 
 
 def adopt_classes(
@@ -177,7 +180,7 @@ def _streets(arguments: argparse.Namespace) -> TrainingData:
     description = {"dataset": "synthetic_streets", "scenes": count, "scene_size": size}
     validation = InMemory(held_out) if evaluated else None
     # Scenes lie in memory: a thread cuts crops as fast as processes, and shares the memory.
-    return TrainingData(InMemory(scenes), validation, None, 0, description)
+    return TrainingData(InMemory(scenes), validation, None, 0, description, f"generated streets of {size}")
 
 
 def _files(arguments: argparse.Namespace, config: ModelConfig) -> TrainingData:
@@ -210,7 +213,8 @@ def _files(arguments: argparse.Namespace, config: ModelConfig) -> TrainingData:
             )
     description = {"dataset": kind, "split": split, "images": len(training), "classes": list(training.spec.classes)}
     workers = min(4, len(os.sched_getaffinity(0)))
-    return TrainingData(training, _limited(validation, arguments.val_limit), None, workers, description)
+    source = f"{kind} in {arguments.data}, {split}" + ("" if validation is None else f" and {val_split}")
+    return TrainingData(training, _limited(validation, arguments.val_limit), None, workers, description, source)
 
 
 def _limited(dataset: LabelledImages | None, limit: int | None) -> LabelledImages | None:

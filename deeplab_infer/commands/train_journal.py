@@ -12,6 +12,7 @@ from pathlib import Path
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
+import cv2
 import numpy as np
 from PIL import Image
 
@@ -27,6 +28,9 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger(__name__)
 STATE = "state.pt"
+# What --overwrite removes.
+RUN_FILES = (STATE, "log.csv", "log.jsonl", "run.json", "best.safetensors", "last.safetensors")
+RUN_FOLDERS = ("previews", "tensorboard")
 _COLUMNS = ("step", "loss", "lr", "gradient_norm", "images_per_s", "memory_gib", "seconds")
 
 
@@ -77,10 +81,12 @@ class Journal:
         self._seconds = 0.0
         self._since = perf_counter()
         self._unsaved: OSError | None = None
-        self._board: Any = _open_board(folder) if tensorboard and self._writes else None
         step = training.progress.step
+        self._board: Any = _open_board(folder, step) if tensorboard and self._writes else None
         if self._writes:
-            _write_rows(folder / "log.csv", _kept_rows(folder / "log.csv", step))
+            kept = _kept_rows(folder / "log.csv", step)
+            self._seconds = float(kept[-1]["seconds"]) if kept else 0.0
+            _write_rows(folder / "log.csv", kept)
         self._evaluations = _kept_entries(folder / "log.jsonl", step) if self._writes else []
 
     @property
@@ -244,10 +250,12 @@ def draw_samples(images: np.ndarray, labels: np.ndarray, palette: Any, ignore_in
 
 def _side_by_side(image: np.ndarray, truth: np.ndarray, result: Any) -> np.ndarray:
     """Image, true labels, prediction; at most 1536 pixels wide."""
-    colours = draw_samples(image[None], truth[None], result.palette, 255)[image.shape[0] :]
-    picture = np.concatenate([image, colours, result.plot(legend=False)], 1)
-    step = -(-picture.shape[1] // 1536)
-    return np.ascontiguousarray(picture[::step, ::step])
+    pair = np.stack([truth, result.labels.astype(np.uint8)])
+    colours = draw_samples(np.stack([image, image]), pair, result.palette, 255)[image.shape[0] :]
+    picture = np.concatenate([image, colours], 1)
+    share = 1536 / picture.shape[1]
+    # By area: a thin pole must not fall between the pixels that are kept.
+    return picture if share >= 1 else cv2.resize(picture, None, fx=share, fy=share, interpolation=cv2.INTER_AREA)
 
 
 def _segmenter(network: DeepLab, training: Training) -> Any:
@@ -307,14 +315,15 @@ def _memory(training: Training) -> str:
     return f"{torch.cuda.max_memory_allocated(training.step.device) / 2**30:.2f}"
 
 
-def _open_board(folder: Path) -> Any:
+def _open_board(folder: Path, step: int) -> Any:
+    """A writer whose files show nothing after the step from which a run goes on."""
     try:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError as error:
         raise DeepLabError(
             f"--tensorboard needs the tensorboard package ({error}); run: pip install 'deeplab-infer[tensorboard]'"
         ) from error
-    return SummaryWriter(str(folder / "tensorboard"))
+    return SummaryWriter(str(folder / "tensorboard"), purge_step=step + 1)
 
 
 def _kept_rows(path: Path, step: int) -> list[dict[str, str]]:

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Recognising origins, fitting weights to configs, and our own format."""
 
+import dataclasses
 import json
 import logging
 
@@ -211,3 +212,20 @@ def test_mobilenet_names_of_mmsegmentation():
     }
     config = load_config("deeplabv3plus_mobilenetv2")
     assert list(mmseg.convert(dict.fromkeys(names), config)) == list(names.values())
+
+
+def test_classifiers_of_other_classes_start_anew(tmp_path, caplog):
+    caplog.set_level("INFO", "deeplab_infer")
+    model = make_network()
+    checkpoints.save(model, tmp_path / "m.safetensors")
+    same = checkpoints.load(tmp_path / "m.safetensors", model.config, other_classes=True)
+    assert torch.equal(same.classifier.weight, model.classifier.weight)
+    renamed = dataclasses.replace(model.config.dataset, classes=tuple(f"thing {i}" for i in range(10)))
+    other = checkpoints.load(tmp_path / "m.safetensors", model.config.replace(dataset=renamed), other_classes=True)
+    assert not torch.equal(other.classifier.weight, model.classifier.weight)
+    assert torch.equal(other.decoder.low_level.conv.weight, model.decoder.low_level.conv.weight)
+    assert "has 10 classes (sky, building" in caplog.text
+    fewer = checkpoints.load(tmp_path / "m.safetensors", model.config.replace(num_classes=4), other_classes=True)
+    assert fewer.classifier.weight.shape[0] == 4
+    with pytest.raises(CheckpointError, match="has 10 classes"):
+        checkpoints.load(tmp_path / "m.safetensors", model.config.replace(num_classes=4))

@@ -65,7 +65,7 @@ def test_a_run_is_not_overwritten_unless_asked(tmp_path, capsys):
     assert run(tmp_path) == 2
     assert "holds a run already; add --resume" in capsys.readouterr().err
     assert run(tmp_path, "--overwrite", "--val-split", "none") == 0
-    assert "best.safetensors" not in names(tmp_path)
+    assert not {"best.safetensors", "previews"} & set(names(tmp_path))
     assert run(tmp_path, "--resume", "--lr", "0.5") == 2
     assert "lr 0.5, was 0.003" in capsys.readouterr().err
     assert run(tmp_path, "--resume", "--set", "dropout=0.3") == 2
@@ -92,7 +92,7 @@ def test_interrupted_and_resumed_is_the_same_run(tmp_path):
     process.send_signal(signal.SIGINT)
     _, said = process.communicate(timeout=120)
     assert process.returncode == 130, said
-    assert "--resume goes on from there" in said
+    assert "--resume goes on from there" in said and "removed" not in said
     done = subprocess.run([*COMMAND, *arguments, "-o", str(where), "--resume"], env=ENVIRONMENT, check=False, cwd=ROOT)
     assert done.returncode == 0
     first, second = (checkpoints.load(folder / "last.safetensors").state_dict() for folder in (tmp_path / "a", where))
@@ -176,6 +176,18 @@ def test_fine_tuning_on_a_folder(tmp_path, capsys, caplog):
     last = json.loads((where / "log.jsonl").read_text().splitlines()[-1])
     # The same protocol on the same images, but for rounding where the normalisation is folded.
     assert found["miou"] == pytest.approx(last["miou"], abs=1e-3)
+
+
+def test_the_plan_says_what_is_seldom_meant(tmp_path, capsys):
+    make_street_folder(tmp_path / "data", train=2, val=1, size=(64, 96))
+    arguments = folder_arguments(tmp_path / "data", "--dry-run")
+    assert run(tmp_path / "run", *arguments, "--recipe", "finetune", base=SIZE) == 0
+    said = capsys.readouterr().err
+    assert "no --init: it starts from random weights" in said
+    assert "start: random weights" in said and f"folder in {tmp_path / 'data'}, train and val" in said
+    assert "checked training: 2 of 2 images, height x width 64x96 (2)" in said
+    assert run(tmp_path / "run", *arguments, "--init", "auto", base=SIZE) == 0
+    assert "for one trained before: --recipe finetune" in capsys.readouterr().err
 
 
 def test_a_coco_folder(tmp_path):
