@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 INTERRUPTED = 130
+STREETS = ("streets", "synthetic_streets")  # what the generated data set is called
 _PIPE_WIDTH = 180
 _OS_ADVICE = {
     errno.ENOSPC: "the disk is full; free some space and run again",

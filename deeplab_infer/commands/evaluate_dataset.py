@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import DataError
-from .cli import parse_size
-from .evaluate_options import DEFAULT_COUNT, DEFAULT_SIZE, STREETS
+from .cli import STREETS, parse_size
+from .evaluate_options import DEFAULT_COUNT, DEFAULT_SIZE
 
 if TYPE_CHECKING:
     from ..configs import DatasetSpec

@@ -12,10 +12,9 @@ from ..evaluation.boundary import DEFAULT_WIDTHS, EDGES
 from ..evaluation.plots import require_plotting
 from ..files import require_writable_dir
 from ..runtime import BACKENDS, TORCH_PRECISIONS
-from .cli import make_parser
+from .cli import STREETS, make_parser
 
 PROG = "deeplab-eval"
-STREETS = ("streets", "synthetic_streets")
 DEFAULT_COUNT, DEFAULT_SIZE = 24, "384x768"
 # The reference's scales, each plain and mirrored: 12 passes.
 MS_SCALES = (0.5, 0.75, 1.0, 1.25, 1.5, 1.75)

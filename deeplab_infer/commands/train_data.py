@@ -12,8 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from ..errors import DataError
-from .cli import make_console, parse_size
-from .train_options import STREETS
+from .cli import STREETS, make_console, parse_size
 
 if TYPE_CHECKING:
     from ..configs import ModelConfig

@@ -272,9 +272,10 @@ def _segmenter(network: DeepLab, training: Training) -> Any:
 
 def _evaluate(network: DeepLab, validation: LabelledImages, training: Training) -> Scores:
     """Scores under the config's own test protocol, each process with its share of the images."""
+    from ..data.subset import Subset
     from ..evaluation import ConfusionMatrix, evaluate
 
-    share = Share(validation, training.processes.rank, training.processes.world)
+    share = Subset(validation, range(training.processes.rank, len(validation), training.processes.world))
     matrix = ConfusionMatrix(validation.spec.classes, validation.spec.ignore_index)
     if len(share):
         with _segmenter(network, training) as segmenter:
@@ -286,25 +287,6 @@ def _evaluate(network: DeepLab, validation: LabelledImages, training: Training) 
         matrix = found.matrix
     matrix.counts = training.processes.add_counts(matrix.counts)
     return matrix.scores()
-
-
-class Share:
-    """Every ``world``-th image from the ``rank``-th on."""
-
-    def __init__(self, source: LabelledImages, rank: int, world: int) -> None:
-        self.spec = source.spec
-        self._source = source
-        self._indices = range(rank, len(source), world)
-
-    def __len__(self) -> int:
-        return len(self._indices)
-
-    def __getitem__(self, index: int) -> Any:
-        return self._source[self._indices[index]]
-
-    def name(self, index: int) -> str:
-        """As the source calls it."""
-        return self._source.name(self._indices[index])
 
 
 def _memory(training: Training) -> str:

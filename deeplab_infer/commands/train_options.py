@@ -8,14 +8,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import DataError
-from .cli import make_parser, parse_size
+from .cli import STREETS, make_parser, parse_size
 
 if TYPE_CHECKING:
     from ..configs import ModelConfig
     from ..training import TrainOptions
 
 PROG = "deeplab-train"
-STREETS = ("streets", "synthetic_streets")
 _EPILOG = """\
 examples:
   deeplab-train --config deeplabv3plus_r50-d8_4xb2-40k_cityscapes-512x1024 --data data/cityscapes --amp bf16
