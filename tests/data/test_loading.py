@@ -243,6 +243,10 @@ def test_closing_ends_everything(workers):
     assert not any(child.is_alive() for child in children)
     assert list(iterator) == []
     gc.collect()
+    # The queues' feeder threads were told to end; nobody waits for them.
+    deadline = time.monotonic() + 60
+    while threading.active_count() > threads and time.monotonic() < deadline:
+        time.sleep(0.01)
     assert threading.active_count() <= threads
 
 
