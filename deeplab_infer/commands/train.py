@@ -259,7 +259,7 @@ def _dry_run(training: Training, folder: Path, arguments: argparse.Namespace) ->
     batch = training.first_batch()
     config = training.step.model.config
     picture = draw_samples(
-        batch.images.numpy(), batch.labels.numpy(), np.asarray(config.palette), config.dataset.ignore_index
+        batch.images.numpy(), batch.labels.numpy(), np.asarray(config.palette), config.dataset.ignore_index, columns=4
     )
     if training.processes.is_first:
         with atomic_write(folder / "dry_run.png") as stream:

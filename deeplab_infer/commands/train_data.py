@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from ..data.listing import some
 from ..errors import DataError
 from .cli import STREETS, make_console, parse_size
 
@@ -84,7 +85,7 @@ def adopt_classes(
         config.num_classes,
         config.dataset.name,
         len(spec.classes),
-        _some(spec.classes),
+        some(spec.classes),
     )
     changes: dict[str, Any] = {"dataset": spec, "num_classes": len(spec.classes)}
     if config.test_scale is not None and not any(text.startswith("test_scale=") for text in overrides):
@@ -207,8 +208,8 @@ def _files(arguments: argparse.Namespace, config: ModelConfig) -> TrainingData:
         validation = open_dataset(kind, arguments.data, val_split, annotations=arguments.val_annotations, **options)
         if validation.spec.classes != training.spec.classes:
             raise DataError(
-                f"{split} has the classes {_some(training.spec.classes)}, {val_split} has "
-                f"{_some(validation.spec.classes)}; they must be the same"
+                f"{split} has the classes {some(training.spec.classes)}, {val_split} has "
+                f"{some(validation.spec.classes)}; they must be the same"
             )
     description = {"dataset": kind, "split": split, "images": len(training), "classes": list(training.spec.classes)}
     workers = min(4, len(os.sched_getaffinity(0)))
@@ -232,7 +233,3 @@ def _hard_images(dataset: LabelledImages, arguments: argparse.Namespace) -> list
         order = hard_class_order(dataset, classes, arguments.bootstrap_repeat)
     _log.info("%d images make an epoch of %d with the hard classes repeated", len(dataset), len(order))
     return order
-
-
-def _some(names: Sequence[str]) -> str:
-    return ", ".join(names[:_SHOWN]) + (f", ... ({len(names)})" if len(names) > _SHOWN else "")

@@ -240,12 +240,27 @@ class Journal:
         self._try(write)
 
 
-def draw_samples(images: np.ndarray, labels: np.ndarray, palette: Any, ignore_index: int) -> np.ndarray:
-    """Crops above their labels: uint8 [2 h, N w, 3] from [N, h, w, 3] and [N, h, w]."""
+def draw_samples(
+    images: np.ndarray, labels: np.ndarray, palette: Any, ignore_index: int, columns: int | None = None
+) -> np.ndarray:
+    """Crops above their labels, ``columns`` side by side (default: all): uint8 [2 rows h, columns w, 3].
+
+    Args:
+        images: uint8 [N, h, w, 3].
+        labels: uint8 [N, h, w].
+        palette: a colour a class.
+        ignore_index: drawn white.
+        columns: the last row is filled up with black.
+    """
     table = np.zeros((256, 3), np.uint8)
     table[: len(palette)] = palette
     table[ignore_index] = 255
-    return np.concatenate([np.concatenate(list(images), 1), np.concatenate(list(table[labels]), 1)])
+    count, height, width = labels.shape
+    columns = min(columns or count, count)
+    pairs = np.zeros((-(-count // columns) * columns, 2 * height, width, 3), np.uint8)
+    pairs[:count] = np.concatenate([images, table[labels]], 1)
+    grid = pairs.reshape(-1, columns, 2 * height, width, 3).swapaxes(1, 2)
+    return np.ascontiguousarray(grid).reshape(-1, columns * width, 3)
 
 
 def _side_by_side(image: np.ndarray, truth: np.ndarray, result: Any) -> np.ndarray:

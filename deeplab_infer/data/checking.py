@@ -16,7 +16,7 @@ from ..configs.suggest import suggest
 from ..errors import DataError, DeepLabError
 from .base import LabelledImages
 from .dataset_report import DatasetReport, Problem
-from .listing import some
+from .listing import reason, some
 
 Progress = Callable[[int, int], None]
 _Result = TypeVar("_Result")
@@ -156,7 +156,7 @@ def _inspect(dataset: LabelledImages, index: int) -> _Inspected:
         image, labels = dataset[index]
         pixels, ignored = _count(labels, dataset, index)
     except DeepLabError as error:
-        return _Inspected(file, str(error))
+        return _Inspected(file, reason(error, file))
     return _Inspected(file, None, (image.shape[0], image.shape[1]), pixels, ignored)
 
 

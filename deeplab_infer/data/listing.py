@@ -42,6 +42,16 @@ def some(names: Collection[str]) -> str:
     return ", ".join(first) + (f" and {more:,} more" if more else "")
 
 
+def reason(error: Exception, name: str) -> str:
+    """What an error says of the file ``name``, without its path in front; another file's path stays.
+
+    >>> reason(ValueError("/data/images/a.png: no such file"), "images/a.png")
+    'no such file'
+    """
+    path, _, rest = str(error).partition(": ")
+    return rest if rest and path.endswith(name) else str(error)
+
+
 def visible(folder: Path) -> Iterable[os.DirEntry[str]]:
     """A folder's entries without hidden ones (macOS leaves ``._name.png`` beside ``name.png``)."""
     with os.scandir(folder) as entries:

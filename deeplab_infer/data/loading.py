@@ -23,6 +23,7 @@ from torch.utils.data import DataLoader, Dataset, get_worker_info
 from ..errors import DataError, ImageError
 from ..preprocess import Size
 from .base import LabelledImages
+from .listing import reason
 from .sample_order import SampleOrder
 from .transforms import Augmentation, Sample, augment
 
@@ -201,12 +202,12 @@ class TrainingBatches:
             running._shutdown_workers()  # type: ignore[attr-defined]
 
     def _checked(self, drawn: _Drawn) -> Batch:
-        for name, reason in drawn.skipped:
+        for name, why in drawn.skipped:
             if name not in self._skipped:
-                self._skipped[name] = reason
-                _log.warning("%s cannot be read, another image takes its place: %s", name, reason)
+                self._skipped[name] = why
+                _log.warning("%s cannot be read, another image takes its place: %s", name, why)
         if drawn.batch is None or len(self._skipped) > self._skip_limit:
-            listed = "\n".join(f"  {name}: {reason}" for name, reason in self._skipped.items())
+            listed = "\n".join(f"  {name}: {why}" for name, why in self._skipped.items())
             raise DataError(
                 f"{len(self._skipped)} of the images cannot be read, and at most {self._skip_limit} may be missing "
                 f"(skip_limit) as long as others are left:\n{listed}\n"
@@ -224,11 +225,11 @@ class TrainingBatches:
             if pid in pids and position >= 0
         ]
         where = f" while it worked on {' and '.join(reading)}" if reading else ""
-        space = f" ({_SHARED_MEMORY}: {_free_space(_SHARED_MEMORY)})" if _SHARED_MEMORY.exists() else ""
+        space = f"; {_SHARED_MEMORY} has {_free_space(_SHARED_MEMORY)}" if _SHARED_MEMORY.exists() else ""
         return DataError(
             f"a process that reads training images died{where}: {str(error).strip().splitlines()[0]}\n"
-            f"usual causes: the machine or container is out of memory, its shared memory is too small{space}, or a "
-            "file crashes its decoder\n"
+            f"usual causes: the machine or container is out of memory or shared memory{space}; a file crashes "
+            "its decoder\n"
             "use --workers 0 (reads in this process), fewer workers, a smaller crop or a smaller batch; "
             "docker run needs --shm-size or --ipc=host"
         )
@@ -290,7 +291,7 @@ class _Batches(Dataset[_Drawn]):
             pair = self._dataset[index]
             return augment(pair, self._augmentation, self._crop, rng, self._dataset.spec.ignore_index), name
         except (DataError, ImageError, OSError) as error:
-            skipped[name] = str(error)
+            skipped[name] = reason(error, name)
             return None
 
     def _note(self, position: int) -> None:

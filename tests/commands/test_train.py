@@ -18,6 +18,7 @@ from PIL import Image
 
 from deeplab_infer import checkpoints
 from deeplab_infer.commands import evaluate, train
+from deeplab_infer.commands.train_journal import draw_samples
 from deeplab_infer.configs import load_config
 from deeplab_infer.training.step import TrainingStep
 
@@ -304,3 +305,24 @@ def test_two_processes_of_torchrun(tmp_path):
     assert json.loads((tmp_path / "run.json").read_text())["processes"] == 2
     last = json.loads((tmp_path / "log.jsonl").read_text().splitlines()[-1])
     assert sum(last["pixels"].values()) == 3 * 32 * 64, "every image counted once"
+
+
+def test_crops_are_drawn_in_rows():
+    images = np.arange(1, 6, dtype=np.uint8).repeat(2 * 3 * 3).reshape(5, 2, 3, 3)
+    labels = np.full((5, 2, 3), 1, np.uint8)
+    labels[4] = 255
+    picture = draw_samples(images, labels, ((9, 9, 9), (20, 30, 40)), 255, columns=3)
+    assert picture.shape == (2 * 4, 3 * 3, 3)
+    assert [picture[row, column, 0] for row in (0, 2, 4, 6) for column in (0, 3, 6)] == [
+        1,
+        2,
+        3,
+        *[20] * 3,
+        4,
+        5,
+        0,
+        20,
+        255,
+        0,
+    ]
+    assert draw_samples(images, labels, ((9, 9, 9), (20, 30, 40)), 255).shape == (4, 15, 3)

@@ -16,6 +16,7 @@ import torch
 from torch.utils.data import get_worker_info
 
 from deeplab_infer.configs import generic_dataset
+from deeplab_infer.data.listing import reason
 from deeplab_infer.data.loading import TrainingBatches
 from deeplab_infer.data.recipes import AUGMENTATIONS
 from deeplab_infer.data.sample_order import SampleOrder
@@ -411,3 +412,9 @@ def test_page_locked_memory(workers):
     found = run(workers=workers, pin_memory=True)
     assert all(tensor.is_pinned() for batch in found for tensor in batch[:3])
     assert same(found, run())
+
+
+def test_a_file_is_named_once():
+    assert reason(DataError("/data/images/a.png: no such file"), "images/a.png") == "no such file"
+    assert reason(DataError("/data/masks/a.png: no such file"), "images/a.png") == "/data/masks/a.png: no such file"
+    assert reason(DataError("picture 2 is torn"), "picture_2.png") == "picture 2 is torn"
