@@ -43,6 +43,7 @@ class Manifest:
         rest: type of the layers that an eight-bit graph does not quantise; None for other precisions.
         kept_layers: layers in higher precision than ``precision`` says.
         calibration: images and method that eight-bit scales come from; None for other precisions.
+        rewrites: exact rewrites of the network that were applied (docs/optimisations.md), in their order.
     """
 
     config: ModelConfig
@@ -60,6 +61,7 @@ class Manifest:
     rest: str | None = None
     kept_layers: tuple[str, ...] = ()
     calibration: dict[str, Any] | None = None
+    rewrites: tuple[str, ...] = ()
     schema_version: int = SCHEMA_VERSION
 
     @property
@@ -89,7 +91,8 @@ class Manifest:
                 )
             for name in ("batch", "height", "width"):
                 values[name] = tuple(int(value) for value in values[name])
-            values["kept_layers"] = tuple(values.get("kept_layers", ()))
+            for name in ("kept_layers", "rewrites"):
+                values[name] = tuple(values.get(name, ()))
             values["config"] = ModelConfig.from_dict(values["config"])
             return cls(**values)
         except (ValueError, KeyError, TypeError, ConfigError) as error:

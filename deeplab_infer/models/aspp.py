@@ -59,15 +59,24 @@ class Aspp(nn.Module):
             for branch in self.branches
         ]
 
-    def forward(self, x: Tensor) -> Tensor:
-        parts = self._run_branches(x)
-        if self.image_pool is not None:
-            # A sum over tens of thousands of pixels needs float32, whatever the network runs in.
-            mean = x.to(_sum_type(x.dtype)).mean((2, 3), keepdim=True).to(x.dtype)
-            pooled = self.image_pool(mean)
+    def _pooled(self, x: Tensor) -> Tensor | None:
+        """[N, width, 1, 1] of the image-pooling branch, or None without one."""
+        if self.image_pool is None:
+            return None
+        # A sum over tens of thousands of pixels needs float32, whatever the network runs in.
+        mean = x.to(_sum_type(x.dtype)).mean((2, 3), keepdim=True).to(x.dtype)
+        pooled: Tensor = self.image_pool(mean)
+        return pooled
+
+    def _project(self, parts: list[Tensor], pooled: Tensor | None) -> Tensor:
+        if pooled is not None:
             # Resizing one pixel to the map, under either corner rule, is a broadcast.
-            parts.insert(0, pooled.expand(-1, -1, x.shape[2], x.shape[3]))
-        return self.project(torch.cat(parts, 1))
+            parts.insert(0, pooled.expand(-1, -1, parts[0].shape[2], parts[0].shape[3]))
+        y: Tensor = self.project(torch.cat(parts, 1))
+        return y
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self._project(self._run_branches(x), self._pooled(x))
 
 
 def _sum_type(dtype: torch.dtype) -> torch.dtype:

@@ -42,6 +42,13 @@ def fold_batchnorm(model: DeepLab) -> DeepLab:
     return folded
 
 
+def why_nothing_to_fold(model: nn.Module) -> str:
+    """Why `fold_batchnorm` changes nothing; empty where it does."""
+    if model.training:
+        return "the network is in training mode"
+    return "" if next(_pairs(model), None) is not None else "no batch normalisation behind a convolution"
+
+
 def _pairs(model: nn.Module) -> Iterator[tuple[nn.Module, str, str]]:
     for module in model.modules():
         children = dict(module.named_children())

@@ -163,7 +163,7 @@ def weights_manifest(path: Path, manifest: EngineManifest, weights: Path | None)
         raise BackendError(f"{path}: its weights cannot be replaced; build it with --refit{_command(manifest)}")
     own, other = manifest.manifest, read_onnx_manifest(weights)
     sizes = {name: getattr(own, name) for name in ("batch", "height", "width")}
-    alike = ("input_kind", "output_kind", "precision", "rest", "kept_layers")
+    alike = ("input_kind", "output_kind", "precision", "rest", "kept_layers", "rewrites")
     own_config, other_config = (
         {key: value for key, value in one.config.to_dict().items() if key not in _OF_THE_WEIGHTS}
         for one in (own, other)

@@ -19,7 +19,7 @@ from ..errors import BackendError, DeepLabError
 from ..manifest import Manifest
 from ..models import DeepLab
 from ..ops.tensors import merge_windows, preprocess
-from ..optimize import FusionReport, fold_batchnorm, fuse, unfuse
+from ..optimize import FusionReport, fuse, optimise, unfuse
 from ..preprocess import normalise
 from .base import check_batch
 from .torch_compiled import CompiledNetwork
@@ -33,7 +33,7 @@ _MIB = 1 << 20
 
 
 class TorchRunner:
-    """A network without batch normalisation on the CPU, on the fused kernels unless told otherwise.
+    """A rewritten network (`deeplab_infer.optimize`) on the CPU, on the fused kernels unless told otherwise.
 
     Attributes:
         fusion: what runs on fused kernels; None without them.
@@ -61,9 +61,8 @@ class TorchRunner:
         self.device = device
         self.compiled = compiled
         self._precision = precision_on(precision, device)
-        network = unfuse(fold_batchnorm(model))
-        network.auxiliary = None  # for training only
-        network.requires_grad_(False)
+        network, rewrites = optimise(model)
+        unfuse(network).requires_grad_(False)
         self.fusion: FusionReport | None = fuse(network) if fused else None
         for part in self.fusion.left if self.fusion else ():
             _log.warning("%s runs on plain torch: %s", part.name, part.reason)
@@ -85,6 +84,7 @@ class TorchRunner:
             width=_ANY,
             checkpoint_sha256=model.checkpoint_sha256,
             checkpoint_source=model.checkpoint_source,
+            rewrites=tuple(rewrite.name for rewrite in rewrites if rewrite.applied),
             tools={"torch": torch.__version__},
         )
 
@@ -310,12 +310,7 @@ def open_model(
     Raises:
         BackendError: not a network, no such device or precision.
     """
-    if isinstance(model, (str, os.PathLike)):
-        model = _load(os.fspath(model))
-    if not isinstance(model, DeepLab):
-        raise BackendError(
-            f"cannot run a {type(model).__name__}; give an .onnx file, a checkpoint, a config's name or a DeepLab"
-        )
+    model = load_network(model)
     device = _device(device)
     if threads is not None:
         torch.set_num_threads(threads)
@@ -327,6 +322,21 @@ def open_model(
         return TorchGpuRunner(model, device, fused, precision=precision, compiled=compiled, cuda_graphs=cuda_graphs)
     finally:
         model.train(was_training)
+
+
+def load_network(model: Any) -> DeepLab:
+    """A network as it is, or from a checkpoint file or a config's name with its official or bundled weights.
+
+    Raises:
+        BackendError: something else.
+    """
+    if isinstance(model, (str, os.PathLike)):
+        model = _load(os.fspath(model))
+    if not isinstance(model, DeepLab):
+        raise BackendError(
+            f"cannot run a {type(model).__name__}; give an .onnx file, a checkpoint, a config's name or a DeepLab"
+        )
+    return model
 
 
 def _device(device: str) -> str:

@@ -53,11 +53,40 @@ def _run(arguments: argparse.Namespace, words: Sequence[str]) -> int:
         return 0
     if arguments.config is None and arguments.checkpoint is None:
         raise ExportError("give --config NAME, --checkpoint FILE, or both (--list shows the names)")
+    if arguments.explain:
+        return _explain(arguments)
     job = _Job(arguments, words)
     if arguments.save_command:
         return job.save_command()
     folder = require_writable_dir(arguments.output_dir)
     return job.list_layers() if arguments.list_layers else job.run(folder)
+
+
+def _explain(arguments: argparse.Namespace) -> int:
+    """Print what the rewrites and the output strides do; no file is written but that of --json."""
+    from .explain import explain
+
+    if arguments.json not in (None, "-"):
+        require_writable_dir(Path(arguments.json).parent)
+    console = make_console(stderr=True, quiet=arguments.quiet)
+    with console.status("loading"):
+        model, trained_stride = _load_trained(arguments)
+    samples = _given_samples(arguments, model)
+    with _bar(console, arguments.quiet) as update:
+        found = explain(
+            model,
+            _signature(arguments, "engine"),
+            output_stride=arguments.output_stride,
+            trained_stride=trained_stride,
+            precision=arguments.precision,
+            rewrites=not arguments.no_rewrites,
+            samples=samples,
+            progress=update,
+        )
+    if arguments.json != "-":
+        found.print(make_console())
+    _write_json(arguments.json, json.dumps(found.to_dict(), indent=1))
+    return 0
 
 
 class _Job:
@@ -90,6 +119,7 @@ class _Job:
             self._given = self._samples(model)
         with self._console.status(f"tracing {model.config.name}"):
             traced = self._trace(model)
+        self._say_rewrites(model)
         write = self._write_openvino if self._format == "openvino" else self._write_onnx
         # What is not finished lies in a folder of its own, which disappears with an error or Ctrl-C.
         with tempfile.TemporaryDirectory(prefix=".deeplab-export-", dir=folder) as name:
@@ -168,6 +198,7 @@ class _Job:
             arguments.opset,
             calibration,
             custom_ops=arguments.custom_ops,
+            rewrites=not arguments.no_rewrites,
         )
 
     def _verified(
@@ -255,14 +286,11 @@ class _Job:
         return limits
 
     def _samples(self, model: DeepLab) -> list[Sample] | None:
-        from deeplab_infer.images import list_images, read_image
-
         from .verify import Sample
 
         arguments = self._arguments
-        if arguments.images:
-            paths = list_images(arguments.images)
-            return [Sample(path.name, read_image(path), _labels(path, arguments.labels, model)) for path in paths]
+        if (given := _given_samples(arguments, model)) is not None:
+            return given
         if model.config.dataset.name != "synthetic_streets" or arguments.height or arguments.width:
             return None
         from deeplab_infer.data.synthetic_streets import generate_street
@@ -305,6 +333,20 @@ class _Job:
 
     # -- saying
 
+    def _say_rewrites(self, model: DeepLab) -> None:
+        """One line: the exact rewrites in the file, and what they save."""
+        from .explain import ELEMENT_BYTES, counted_size, difference, rewrite_steps
+
+        signature = _signature(self._arguments, self._format)
+        size, _ = counted_size(model.config, signature)
+        element_bytes = ELEMENT_BYTES[self._arguments.precision]
+        rewrites = not self._arguments.no_rewrites
+        steps = rewrite_steps(model.config, size, signature.fixed_size, element_bytes, rewrites)
+        names = ", ".join(step.rewrite.name for step in steps if step.rewrite.applied)
+        saved = difference(steps[0].before, steps[-1].after)
+        text = f"rewrites: {names}; at {size[0]}x{size[1]} {saved} (--explain shows each)"
+        self._console.print(text, soft_wrap=True, highlight=False)
+
     def _show(self, report: VerificationReport) -> None:
         console = make_console(stderr=True)
         if not self._arguments.quiet:
@@ -323,11 +365,7 @@ class _Job:
         text = json.dumps(found, indent=1)
         with atomic_write(target.with_suffix(".report.json"), "w") as stream:
             stream.write(text + "\n")
-        if self._arguments.json == "-":
-            print(text)
-        elif self._arguments.json:
-            with atomic_write(self._arguments.json, "w") as stream:
-                stream.write(text + "\n")
+        _write_json(self._arguments.json, text)
 
     def _stem(self, model: DeepLab | None) -> str:
         arguments = self._arguments
@@ -404,6 +442,17 @@ def _profile_of_sizes(arguments: argparse.Namespace) -> tuple[Profile, ...]:
 
 
 def _load_model(arguments: argparse.Namespace) -> DeepLab:
+    """The network that is exported."""
+    from deeplab_infer import checkpoints
+
+    model, _ = _load_trained(arguments)
+    if arguments.output_stride is not None:
+        model = checkpoints.with_config(model, model.config.with_output_stride(arguments.output_stride))
+    return model
+
+
+def _load_trained(arguments: argparse.Namespace) -> tuple[DeepLab, int]:
+    """The network before --output-stride, and the output stride that its config without --set says."""
     from deeplab_infer import checkpoints
     from deeplab_infer.models import build_model
 
@@ -419,13 +468,28 @@ def _load_model(arguments: argparse.Namespace) -> DeepLab:
         model = build_model(config).eval()
     else:
         model = checkpoints.load(source, config, trust=arguments.trust_checkpoint, progress=not arguments.quiet)
-        if config is None and arguments.overrides:
-            from deeplab_infer.configs import apply_overrides
+    if config is not None:
+        return model, load_config(arguments.config).output_stride
+    trained_stride = model.config.output_stride
+    if arguments.overrides:
+        from deeplab_infer.configs import apply_overrides
 
-            model = checkpoints.with_config(model, apply_overrides(model.config, arguments.overrides))
-    if arguments.output_stride is not None:
-        model = checkpoints.with_config(model, model.config.with_output_stride(arguments.output_stride))
-    return model
+        model = checkpoints.with_config(model, apply_overrides(model.config, arguments.overrides))
+    return model, trained_stride
+
+
+def _given_samples(arguments: argparse.Namespace, model: DeepLab) -> list[Sample] | None:
+    """The images of --images with the masks of --labels; None without."""
+    from deeplab_infer.images import list_images, read_image
+
+    from .verify import Sample
+
+    if not arguments.images:
+        if arguments.labels:
+            raise ExportError("--labels are the masks of --images; give those images too")
+        return None
+    paths = list_images(arguments.images)
+    return [Sample(path.name, read_image(path), _labels(path, arguments.labels, model)) for path in paths]
 
 
 def _labels(image: Path, folder: str | None, model: DeepLab) -> Any:
@@ -446,6 +510,15 @@ def _labels(image: Path, folder: str | None, model: DeepLab) -> Any:
             f"(or {model.config.dataset.ignore_index} for pixels to ignore)"
         )
     return labels
+
+
+def _write_json(target: str | None, text: str) -> None:
+    """Where --json says: a file, ``-`` for stdout, or nowhere."""
+    if target == "-":
+        print(text)
+    elif target:
+        with atomic_write(target, "w") as stream:
+            stream.write(text + "\n")
 
 
 def _publish(path: Path, folder: Path) -> None:

@@ -12,9 +12,11 @@ from torch import Tensor, nn
 from deeplab_infer.errors import ExportError
 from deeplab_infer.models import DeepLab
 from deeplab_infer.models.blocks import resize
-from deeplab_infer.optimize import fold_batchnorm, unfuse
+from deeplab_infer.optimize import REWRITES, optimise, unfuse
 
 MAX_UINT8_CLASSES = 256
+# Half precision and the placing of Q/DQ expect convolutions without normalisation behind them.
+ALWAYS_REWRITTEN = ("remove_training_parts", "fold_batchnorm")
 
 Range = tuple[int, int, int]
 
@@ -51,19 +53,31 @@ class Signature:
         """Which dimensions are open."""
         return {name: getattr(self, name)[0] < getattr(self, name)[2] for name in ("batch", "height", "width")}
 
+    @property
+    def fixed_size(self) -> tuple[int, int] | None:
+        """(height, width) where neither is open, else None."""
+        dynamic = self.dynamic
+        return None if dynamic["height"] or dynamic["width"] else (self.height[1], self.width[1])
+
 
 class DeploymentGraph(nn.Module):
     """A network in float32 with its input normalisation and, on request, resize and argmax.
 
-    Batch normalisation is folded; BGR networks get RGB pixels through a swapped first kernel.
+    BGR networks get RGB pixels through a swapped first kernel.
+
+    Attributes:
+        rewrites: what became of each exact rewrite.
     """
 
-    def __init__(self, model: DeepLab, signature: Signature) -> None:
+    def __init__(self, model: DeepLab, signature: Signature, *, rewrites: bool = True) -> None:
+        """Take a rewritten copy of a network; without ``rewrites`` only `ALWAYS_REWRITTEN` are applied."""
         super().__init__()
         self.signature = signature
         self.config = model.config
-        network = unfuse(fold_batchnorm(copy.deepcopy(model).cpu().float().eval()))
-        network.auxiliary = None
+        plain = copy.deepcopy(model).cpu().float().eval()
+        skip = () if rewrites else [one.name for one in REWRITES if one.name not in ALWAYS_REWRITTEN]
+        network, self.rewrites = optimise(plain, size=signature.fixed_size, skip=skip)
+        unfuse(network)
         mean, std = torch.tensor(self.config.mean), torch.tensor(self.config.std)
         if self.config.channel_order == "bgr" and signature.input == "uint8":
             first = next(layer for layer in network.modules() if isinstance(layer, nn.Conv2d))

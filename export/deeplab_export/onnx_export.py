@@ -51,6 +51,7 @@ def export_onnx(
     height: int | Range = (1, 512, 8192),
     width: int | Range = (1, 1024, 8192),
     opset: int = 18,
+    rewrites: bool = True,
 ) -> Manifest:
     """Write a network as one ONNX file, whole or not at all.
 
@@ -68,6 +69,8 @@ def export_onnx(
         calibration: images and method for eight bits; by default 16 generated streets.
         batch, height, width: one size fixes the dimension, (min, typical, max) leaves it open.
         opset: ONNX operator set, 18 to 22; a precision may need a later one.
+        rewrites: apply the exact rewrites of `deeplab_infer.optimize`; without them only batch normalisation is
+            folded and what training needs removed.
 
     Returns:
         The manifest that is also in the file, under the metadata key ``deeplab_infer``.
@@ -77,7 +80,7 @@ def export_onnx(
         OSError: the file cannot be written.
     """
     signature = Signature(input, output, _range(batch), _range(height), _range(width))
-    traced = TracedNetwork(model, signature, opset, calibration)
+    traced = TracedNetwork(model, signature, opset, calibration, rewrites=rewrites)
     return traced.write(path, choose_precision(precision, rest), keep)
 
 
@@ -88,6 +91,7 @@ class TracedNetwork:
         model: the torch network.
         signature: inputs and outputs.
         graph: float32 ONNX graph without manifest.
+        rewrites: what became of each exact rewrite of the network.
     """
 
     def __init__(
@@ -98,8 +102,11 @@ class TracedNetwork:
         calibration: Calibration | None = None,
         *,
         custom_ops: bool = False,
+        rewrites: bool = True,
     ) -> None:
         """Trace a network; ``custom_ops`` keeps our fused kernels as operators of their own.
+
+        ``rewrites``: see `export_onnx`.
 
         Raises:
             ExportError: an unknown opset, or a graph that fails ONNX's own checks.
@@ -108,7 +115,8 @@ class TracedNetwork:
             raise ExportError(f"opset {opset} is not one of {', '.join(map(str, OPSETS))}")
         self.model = model
         self.signature = signature
-        graph = DeploymentGraph(model, signature)
+        graph = DeploymentGraph(model, signature, rewrites=rewrites)
+        self.rewrites = graph.rewrites
         if custom_ops:
             from .custom_ops import to_onnx_with_custom_ops
 
@@ -139,6 +147,7 @@ class TracedNetwork:
         return replace(
             promised_manifest(self.model.config, self.signature, precision),
             kept_layers=tuple(keep),
+            rewrites=tuple(rewrite.name for rewrite in self.rewrites if rewrite.applied),
             calibration=self._calibration.to_dict() if precision.eight_bits is not None else None,
             opset=opset,
             checkpoint_sha256=self.model.checkpoint_sha256,

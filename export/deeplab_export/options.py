@@ -109,6 +109,17 @@ def _graph_options(group: argparse._ArgumentGroup) -> None:
     )
     group.add_argument("--list-layers", action="store_true", help="print the model's layers and leave")
     group.add_argument(
+        "--explain",
+        action="store_true",
+        help="print what each exact rewrite and each output stride costs and saves, with the agreement of the labels, "
+        "and leave",
+    )
+    group.add_argument(
+        "--no-rewrites",
+        action="store_true",
+        help="export the network as it is: only batch normalisation is folded and what training needs removed",
+    )
+    group.add_argument(
         "--custom-ops",
         action="store_true",
         help="our fused kernels as custom operators, for the TensorRT plugin library; other runtimes take the fallback "

@@ -62,7 +62,8 @@ FLOAT32_OPERATORS = frozenset({"ReduceMean", "GlobalAveragePool", "Softmax", "Ar
 _SUFFIXES: dict[int, str] = {TensorProto.FLOAT: "float", TensorProto.FLOAT16: "half", TensorProto.BFLOAT16: "bfloat"}
 _FLOATING = frozenset({TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.BFLOAT16, TensorProto.DOUBLE})
 # Quantised tensors are half at both ends: a cast between DQ and convolution would keep TensorRT from fusing them.
-_BORDERS = frozenset({"Conv", "QuantizeLinear", "DequantizeLinear"})
+# A shape is integers: what is only sized by the image is not near it.
+_BORDERS = frozenset({"Conv", "QuantizeLinear", "DequantizeLinear", "Shape"})
 # Inputs that are float32 whatever the data's type: ONNX's region of interest and scales, our operators' parameters.
 _FLOAT32_INPUTS = {
     "Resize": frozenset({1, 2}),
@@ -108,7 +109,7 @@ def kept_in_float32(model: onnx.ModelProto) -> set[str]:
 
 
 def _reach(names: Iterable[str], edges: dict[str, list[onnx.NodeProto]], *, forward: bool) -> set[str]:
-    """Nodes that can be reached from tensors without passing a convolution or a change to eight bits."""
+    """Nodes that can be reached from tensors without passing a convolution, a change to eight bits or a shape."""
     found: set[str] = set()
     waiting = list(names)
     while waiting:

@@ -3,9 +3,9 @@
 
 import pytest
 from deeplab_bench.measuring import ceilings
-from deeplab_bench.work.counting import Count, Operation, count
 
 from deeplab_infer.errors import BackendError
+from deeplab_infer.optimize.work import Count, Operation, count
 
 GPU = {"device": "cuda", "copy_gb_s": 1000.0, "matmul_tflops": {"fp32": 1.0, "fp16": 10.0}}
 

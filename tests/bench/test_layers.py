@@ -18,7 +18,6 @@ from deeplab_bench.layers import worker as layer_worker
 from deeplab_bench.layers.times import CountedConvolutions, LayerTime, median_of_runs, onnx_paths
 from deeplab_bench.measuring import ceilings
 from deeplab_bench.records import read_record
-from deeplab_bench.work.counting import count
 from deeplab_export import export_onnx
 
 from deeplab_infer.configs import load_config
@@ -26,6 +25,7 @@ from deeplab_infer.engine_manifest import EngineManifest, Profile
 from deeplab_infer.errors import BackendError
 from deeplab_infer.manifest import read_onnx_manifest
 from deeplab_infer.models import build_model
+from deeplab_infer.optimize.work import count
 from deeplab_infer.runtime.tensorrt_engine import Context
 from deeplab_infer.runtime.tensorrt_flavour import installed_flavours, load_flavour
 

@@ -77,7 +77,7 @@ def gpu_runner(network, **options):
 
 def on_passes(model, **options):
     """A Segmenter whose runner goes from pixels to labels in one pass, as on a GPU."""
-    segmenter = Segmenter(model, device="cpu", threads=1, **options)
+    segmenter = Segmenter(model, backend="torch", device="cpu", threads=1, **options)
     segmenter._runner, hardware = gpu_runner(model)
     return segmenter, hardware
 
@@ -96,13 +96,13 @@ def assert_same(found, wanted):
 @pytest.mark.parametrize("fused", [True, False])
 def test_precisions_on_a_cpu(network, precision, tolerance, fused):
     images = random_images(2, *SIZE)
-    wanted = open_runner(network).run(images)
-    runner = open_runner(network, precision=precision, fused=fused)
+    wanted = open_runner(network, backend="torch").run(images)
+    runner = open_runner(network, backend="torch", precision=precision, fused=fused)
     found = runner.run(images)
     assert found.dtype == np.float32
     assert np.abs(found - wanted).max() <= tolerance * (wanted.max() - wanted.min())
     assert runner.manifest.precision == precision
-    weights = open_runner(network).memory()["weights_mib"]
+    weights = open_runner(network, backend="torch").memory()["weights_mib"]
     share = runner.memory()["weights_mib"] / weights
     assert share == 1 if precision == "fp32" else 0.5 <= share < 0.55
     assert all(parameter.dtype == torch.float32 for parameter in network.parameters()), "the caller's stay"
@@ -111,34 +111,34 @@ def test_precisions_on_a_cpu(network, precision, tolerance, fused):
 
 
 def test_segmenter_says_its_precision(network):
-    with Segmenter(network, precision="bf16", threads=1) as segmenter:
+    with Segmenter(network, backend="torch", precision="bf16", threads=1) as segmenter:
         assert segmenter.describe()["precision"] == "bf16"
         assert segmenter.predict(random_images(1, *SIZE)[0]).metadata["precision"] == "bf16"
-    assert Segmenter(network).describe()["precision"] == "fp32"
+    assert Segmenter(network, backend="torch").describe()["precision"] == "fp32"
 
 
 def test_refused_precisions_and_devices(network, monkeypatch):
     with pytest.raises(BackendError, match="no precision 'int8'; use fp32, tf32, fp16, bf16"):
-        open_runner(network, precision="int8")
+        open_runner(network, backend="torch", precision="int8")
     with pytest.raises(BackendError, match="tf32 is what an NVIDIA GPU"):
-        open_runner(network, precision="tf32")
+        open_runner(network, backend="torch", precision="tf32")
     for device in ("tpu", "cuda:first", "cpu:0"):
         with pytest.raises(BackendError, match=f"no device '{device}'"):
-            open_runner(network, device=device)
+            open_runner(network, backend="torch", device=device)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
     monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
     with pytest.raises(BackendError, match=r"no GPU 3 for torch; the last one is cuda:0"):
-        open_runner(network, device="cuda:3")
+        open_runner(network, backend="torch", device="cuda:3")
     assert torch_runner._device("auto") == torch_runner._device("cuda") == "cuda:0"
 
 
 def test_a_cpu_without_low_precision_says_so(network, monkeypatch, caplog):
     monkeypatch.setattr(torch_precision, "_cpu_supports", lambda check: check.endswith("bf16_supported"))
     with caplog.at_level(logging.WARNING):
-        open_runner(network, precision="bf16")
+        open_runner(network, backend="torch", precision="bf16")
         assert not caplog.messages
-        open_runner(network, precision="fp16")
+        open_runner(network, backend="torch", precision="fp16")
     assert caplog.messages == ["this CPU has no fp16 arithmetic: the results are right, but slower than fp32"]
 
 
@@ -244,7 +244,7 @@ def test_switches_of_an_older_torch(monkeypatch, tf32):
 @pytest.mark.parametrize("options", [{}, {"test_scale": (96, 48)}, {"align_corners": True}])
 def test_one_pass_gives_the_labels_of_the_cpu(network, options):
     model = checkpoints.with_config(network, network.config.replace(**options))
-    reference = Segmenter(model, device="cpu", threads=1)
+    reference = Segmenter(model, backend="torch", device="cpu", threads=1)
     segmenter, hardware = on_passes(model)
     for seed in range(3):  # as it is, captured, replayed
         image = random_images(1, *SIZE, seed=seed)[0]
@@ -278,7 +278,7 @@ def test_images_are_resized_in_the_pass_to_the_pixel(network):
 @pytest.mark.parametrize("batch", [1, 4, 9])
 def test_sliding_windows_in_one_pass(network, batch):
     image, placed = random_images(1, 60, 81)[0], {"window": (40, 48), "window_stride": (30, 32)}
-    with Segmenter(network, device="cpu", threads=1, mode="slide", **placed) as reference:
+    with Segmenter(network, backend="torch", device="cpu", threads=1, mode="slide", **placed) as reference:
         wanted = reference.predict(image, scores=True)
     segmenter, _ = on_passes(network, mode="slide", **placed)
     found = segmenter.predict(image, scores=True)
@@ -453,11 +453,11 @@ def compile_eagerly(monkeypatch):
 def test_a_compiled_runner(network, monkeypatch):
     compile_eagerly(monkeypatch)
     images = random_images(1, 24, 32)
-    with Segmenter(network, device="cpu", compiled=True, threads=1) as segmenter:
+    with Segmenter(network, backend="torch", device="cpu", compiled=True, threads=1) as segmenter:
         found = segmenter.predict(images[0])
         runner = segmenter._runner
         assert runner.compiled
-        assert_same(found.labels, Segmenter(network, device="cpu").predict(images[0]).labels)
+        assert_same(found.labels, Segmenter(network, backend="torch", device="cpu").predict(images[0]).labels)
 
 
 @needs_emulation

@@ -10,12 +10,12 @@ from typing import Any
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from deeplab_infer.optimize.work import KINDS, first_output, module_paths, moved_bytes, multiply_adds, operator_name
 from deeplab_infer.runtime import open_runner
 from deeplab_infer.runtime.torch_precision import PRECISIONS, arithmetic
 
 from ..measuring.timing import measure
 from ..networks.load import load_model
-from ..work.counting import KINDS, first_output, module_paths, moved_bytes, multiply_adds, operator_name
 from .times import LayerTime, Profile, median_of_runs
 
 _MIN_RUNS = 5

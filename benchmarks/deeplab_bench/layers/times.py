@@ -11,8 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from deeplab_infer.configs import ModelConfig
-
-from ..work.counting import count
+from deeplab_infer.optimize.work import count
 
 _FUSED = ("Relu", "Clip", "Add")  # into the convolution before them
 _PARAMETER = re.compile(r"(?P<path>.+)\.(weight|bias)(_\w+)?$")  # with what conversions add: _half, _quantised

@@ -16,7 +16,7 @@ from .processes import KEEP_MEMORY, answer_job, in_own_process
 from .timing import measure
 
 if TYPE_CHECKING:
-    from ..work.counting import Count, Operation
+    from deeplab_infer.optimize.work import Count, Operation
 
 _MODULE = "deeplab_bench.measuring.ceilings"
 _SIDE = {"cpu": 2048, "cuda": 8192}  # of the matrices: enough for the full rate, a second at most on a CPU
@@ -61,7 +61,7 @@ def floor_ms(count: Count, ceilings: dict[str, Any], precision: str) -> float | 
     """Time below which a network cannot run on a machine, operations fused but one after the other.
 
     The sum over the operations of the longer of computing at the matrix rate and moving ``bytes_fused`` at the copy
-    rate. `counting.count` must have been given the precision's element size.
+    rate. `deeplab_infer.optimize.work.count` must have been given the precision's element size.
 
     Args:
         count: of the pass.

@@ -15,7 +15,7 @@ from typing import Any
 from deeplab_infer.commands.cli import make_console, parse_size
 from deeplab_infer.engine_manifest import ENGINE_SUFFIXES
 from deeplab_infer.errors import DeepLabError
-from deeplab_infer.runtime import BACKENDS, TORCH_PRECISIONS, backends_for, read_manifest
+from deeplab_infer.runtime import BACKENDS, RUN_PRECISIONS, backends_for, read_manifest
 
 from ..measuring.campaign import Campaign, Task
 from ..measuring.options import add_options
@@ -65,8 +65,8 @@ def add_parser(commands: Any) -> None:
         "--precision",
         action="append",
         default=[],
-        choices=TORCH_PRECISIONS,
-        help="of the torch backend (repeatable; default: fp32)",
+        choices=RUN_PRECISIONS,
+        help="of a network, or bf16 of an fp32 file on OpenVINO (repeatable; default: fp32, or the file's own)",
     )
     parser.add_argument("--compiled", action="store_true", help="torch backend: torch.compile")
     parser.add_argument(
@@ -119,11 +119,9 @@ def _cases(arguments: argparse.Namespace) -> Iterator[_Case]:
         sizes = asked or [_own_size(model)]
         backends = arguments.backend or backends_for(model) or ["auto"]
         exported = Path(model).suffix.lower() in _EXPORTED
-        precisions = [None] if exported else arguments.precision or [None]
-        if exported and (arguments.precision or arguments.compiled):
-            raise DeepLabError(
-                f"{model}: an exported file has its own precision; --precision and --compiled are torch's"
-            )
+        precisions = arguments.precision or [None]
+        if exported and arguments.compiled:
+            raise DeepLabError(f"{model}: an exported file has its own runtime; --compiled is torch's")
         for size, batch, backend, precision in itertools.product(sizes, arguments.batch or [1], backends, precisions):
             yield _Case(model, backend, precision, *size, batch)
 
@@ -174,8 +172,7 @@ def _gmacs(result: Result) -> float | None:
     if importlib.util.find_spec("torch") is None or not result.get("network_input"):
         return None
     from deeplab_infer.configs import list_configs
-
-    from ..work.counting import count
+    from deeplab_infer.optimize.work import count
 
     if result["config"] not in list_configs() or result["mode"] == "slide":
         return None

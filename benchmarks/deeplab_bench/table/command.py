@@ -14,6 +14,7 @@ from typing import Any
 from deeplab_infer.commands.cli import make_console
 from deeplab_infer.configs import ModelConfig, ReferenceRow, reference_rows
 from deeplab_infer.errors import DeepLabError
+from deeplab_infer.optimize.work import Count, count
 from deeplab_infer.preprocess import Size
 
 from ..measuring.campaign import Campaign, Task
@@ -23,7 +24,6 @@ from ..measuring.processes import in_own_process
 from ..records import Result, is_error
 from ..running import protocol
 from ..running.worker import REFERENCE, Job
-from ..work.counting import Count, count
 from .paths import RunPath, choose_paths, why_not
 from .rows import Workload, network_of, order_of_worth
 from .text import notes, print_table

@@ -22,7 +22,9 @@ from ..running.text import markdown_table
 from .image_sizes import IMAGE_SIZES
 
 if TYPE_CHECKING:
-    from .counting import Count, Stage
+    from deeplab_infer.optimize.work import Stage
+
+    from .counting import PaperCount
     from .paper import Comparison
 
 Size = tuple[int, int]
@@ -49,7 +51,7 @@ def add_parser(commands: Any) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Count, print, write; 1 where a published figure deviates."""
+    """PaperCount, print, write; 1 where a published figure deviates."""
     if arguments.paper and (arguments.configs or arguments.size):
         raise DeepLabError("--paper counts the papers' own networks and sizes; give it alone, or leave it out")
     size = parse_size(arguments.size) if arguments.size else None
@@ -71,7 +73,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def count_config(
-    config: ModelConfig, size: Size, element_bytes: int = 2, counts: dict[Any, Count] | None = None
+    config: ModelConfig, size: Size, element_bytes: int = 2, counts: dict[Any, PaperCount] | None = None
 ) -> dict[str, Any]:
     """A result of kind ``macs`` of an image: sums over its windows.
 
@@ -89,7 +91,7 @@ def count_config(
     counts = {} if counts is None else counts
     passes = [(_cached(config, window, element_bytes, counts), times) for window, times in windows.items()]
 
-    def total(value: Callable[[Count], float]) -> float:
+    def total(value: Callable[[PaperCount], float]) -> float:
         return sum(value(one) * times for one, times in passes) / 1e9
 
     return {
@@ -119,7 +121,7 @@ def _published(config: ModelConfig) -> ReferenceRow | None:
     return next((row for row in reference_rows() if row.name == config.name), None)
 
 
-def _cached(config: ModelConfig, size: Size, element_bytes: int, counts: dict[Any, Count]) -> Count:
+def _cached(config: ModelConfig, size: Size, element_bytes: int, counts: dict[Any, PaperCount]) -> PaperCount:
     from .counting import count
 
     network = {name: value for name, value in config.to_dict().items() if name not in _NOT_THE_NETWORK}
@@ -146,7 +148,7 @@ def _stages(passes: list[tuple[list[Stage], int]]) -> list[dict[str, Any]]:
 def _count_all(configs: list[ModelConfig], size: Size | None, arguments: argparse.Namespace) -> list[dict[str, Any]]:
     chosen = configs or [load_config(row.name) for row in reference_rows() if row.method == "DeepLabV3+"]
     console = make_console(stderr=True, quiet=arguments.quiet)
-    counts: dict[Any, Count] = {}
+    counts: dict[Any, PaperCount] = {}
     results = []
     for config in chosen:
         image = size or typical_image(config)

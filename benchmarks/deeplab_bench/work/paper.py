@@ -14,7 +14,7 @@ from torch import nn
 from deeplab_infer.configs import ModelConfig, dataset_spec, load_config
 from deeplab_infer.models import build_model
 
-from .counting import Count, count
+from .counting import PaperCount, count
 
 # How far a printed figure, rounded to 0.01, may be from the counted one, 1e9 multiply-adds.
 TOLERANCE = {"v3+ Table 3": 0.02, "v3+ Table 5": 0.02, "TF zoo VOC": 0.035, "TF zoo Cityscapes": 0.035}
@@ -109,13 +109,13 @@ def paper_config(row: PaperRow) -> ModelConfig | None:
 
 
 def compare_papers(rows: Iterable[PaperRow]) -> list[Comparison]:
-    """Count every row's network and judge what was printed.
+    """PaperCount every row's network and judge what was printed.
 
     A single-scale figure that deviates is a misprint where the same table's multi-scale figure of that network,
     less the other passes, leaves what was counted.
     """
     models: dict[tuple[object, ...], nn.Module] = {}
-    counts: dict[tuple[object, ...], Count] = {}
+    counts: dict[tuple[object, ...], PaperCount] = {}
     compared = []
     for row in rows:
         config = paper_config(row)
@@ -148,7 +148,7 @@ def _row(cells: dict[str, str]) -> PaperRow:
     )
 
 
-def _compare(row: PaperRow, passes: tuple[Count, ...]) -> Comparison:
+def _compare(row: PaperRow, passes: tuple[PaperCount, ...]) -> Comparison:
     mirrored = 2 if row.flip else 1
     profiler = mirrored * sum(one.profiler_pass for one in passes) + passes[0].profiler_graph
     dense, parts = (mirrored * sum(getattr(one, name) for one in passes) for name in ("dense", "space_to_batch"))

@@ -8,9 +8,9 @@ from collections.abc import Callable
 
 from torch import nn
 
-from deeplab_infer.models import DeepLab
-from deeplab_infer.models.backbones import MobileNetV2, Xception
-from deeplab_infer.models.backbones.mobilenet_v2 import InvertedResidual
+from ..models import DeepLab
+from ..models.backbones import MobileNetV2, Xception
+from ..models.backbones.mobilenet_v2 import InvertedResidual
 
 POST = "resize + argmax"
 Namer = Callable[[str, str], str]
