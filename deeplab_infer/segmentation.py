@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from .evaluation.confusion import Scores
 
 Palette = tuple[tuple[int, int, int], ...]
+_ROWS = 512  # rows of a large image at a time
 
 
 @dataclass(frozen=True)
@@ -35,7 +36,7 @@ class Segmentation:
         palette: RGB colour of each class, 0..255.
         scores: float32 [H, W], softmax probability of the pixel's class, 0..1, where asked for.
         probabilities: float32 [C, H, W], of all classes, where asked for.
-        image: uint8 [H, W, 3] RGB, what was segmented.
+        image: uint8 [H, W, 3] RGB, what was segmented; None where it was read in pieces.
         path: of the image, where it was a file.
         timings_ms: ``preprocess``, ``inference``, ``postprocess``, in milliseconds (of a batch: its share).
         metadata: backend, device, precision, mode, network input size, notes.
@@ -69,7 +70,10 @@ class Segmentation:
         """
         if unit not in ("fraction", "pixels"):
             raise DeepLabError(f"unit {unit!r} is not 'fraction' or 'pixels'")
-        counts = np.bincount(self.labels.reshape(-1), minlength=len(self.classes))[: len(self.classes)]
+        counts = np.zeros(len(self.classes), np.int64)
+        for top in range(0, len(self.labels), _ROWS):  # bincount makes eight bytes of each label
+            rows = self.labels[top : top + _ROWS].reshape(-1)
+            counts += np.bincount(rows, minlength=len(counts))[: len(counts)]
         divisor = self.labels.size if unit == "fraction" else 1
         return {name: int(n) / divisor for name, n in zip(self.classes, counts, strict=True)}
 
@@ -98,8 +102,8 @@ class Segmentation:
         """
         if not 0 <= alpha <= 1:
             raise DeepLabError(f"alpha must be in 0..1, got {alpha}")
-        colors = self.color_map()
-        image = colors if self.image is None else self.image
+        colors = np.asarray(self.palette, np.uint8)
+        image = self.color_map() if self.image is None else self.image
         entries = [(name, self.palette[self.classes.index(name)], share) for name, share in self._ranked().items()]
         return draw_overlay(image, colors, self.labels, alpha, entries if legend else [], outlines)
 
@@ -181,6 +185,14 @@ class Segmentation:
             stream.write(data)
         return target
 
+    def encode(self, suffix: str, kind: str = "auto", alpha: float = 0.55) -> bytes:
+        """What `save` would write to a file with this suffix.
+
+        Raises:
+            DeepLabError: an unknown suffix or kind.
+        """
+        return self._encode(suffix.lower(), kind, alpha)
+
     def _encode(self, suffix: str, kind: str, alpha: float) -> bytes:
         if kind not in ("auto", "labels", "overlay"):
             raise DeepLabError(f"kind {kind!r} is not 'auto', 'labels' or 'overlay'")
@@ -207,7 +219,7 @@ class Segmentation:
     def _label_image(self) -> Image.Image:
         if len(self.classes) > 256:
             return Image.fromarray(self.labels.astype(np.uint16))
-        picture = Image.fromarray(self.labels.astype(np.uint8), "P")
+        picture = Image.fromarray(np.asarray(self.labels, np.uint8), "P")
         picture.putpalette(np.asarray(self.palette, np.uint8).tobytes())
         return picture
 

@@ -13,7 +13,7 @@ from deeplab_bench.command import build_parser as bench_parser
 from deeplab_export.options import build_parser as export_parser
 from PIL import Image
 
-from deeplab_infer.commands import evaluate, predict, train
+from deeplab_infer.commands import evaluate, predict, serve, train
 
 ROOT = Path(__file__).parents[2]
 PAGES = sorted(
@@ -29,6 +29,7 @@ PARSERS = {
     "deeplab-bench": bench_parser,
     "deeplab-predict": predict.build_parser,
     "deeplab-eval": evaluate.build_parser,
+    "deeplab-serve": serve.build_parser,
     "deeplab-train": train.build_parser,
 }
 

@@ -23,6 +23,7 @@ COMMANDS = {
     "deeplab-predict": "deeplab_infer.commands.predict:main",
     "deeplab-train": "deeplab_infer.commands.train:main",
     "deeplab-eval": "deeplab_infer.commands.evaluate:main",
+    "deeplab-serve": "deeplab_infer.commands.serve:main",
     "deeplab-doctor": "deeplab_infer.commands.doctor:main",
 }
 
@@ -50,7 +51,8 @@ def test_no_sources_of_the_native_module_nor_tests(archive):
 
 def test_data_files_travel_along(archive):
     names = set(archive.namelist())
-    for name in ("deeplab_infer/py.typed", "deeplab_infer/_C.pyi", "deeplab_infer/assets/street.png"):
+    page = "deeplab_infer/serving/page/page.html"
+    for name in ("deeplab_infer/py.typed", "deeplab_infer/_C.pyi", "deeplab_infer/assets/street.png", page):
         assert name in names
     checkout = {"deeplab_infer/configs/datasets.json", "deeplab_infer/configs/reference_table.csv"}
     assert checkout <= names
@@ -145,7 +147,9 @@ def test_segmenter_on_an_onnx_file(bare_python, exported, tmp_path):
     np.testing.assert_array_equal(np.load(labels), expected)
 
 
-@pytest.mark.parametrize("command", ["deeplab-predict", "deeplab-doctor", "deeplab-eval", "deeplab-train"])
+@pytest.mark.parametrize(
+    "command", ["deeplab-predict", "deeplab-doctor", "deeplab-eval", "deeplab-serve", "deeplab-train"]
+)
 def test_help_needs_no_torch(bare_python, command, tmp_path):
     assert command in run([str(bare_python.parent / command), "--help"], cwd=tmp_path)
 
