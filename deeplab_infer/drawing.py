@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
 Entry = tuple[str, tuple[int, int, int], float]
+_ROWS = 256  # blended at once
 
 
 def draw_overlay(
@@ -21,19 +22,24 @@ def draw_overlay(
     legend: Sequence[Entry],
     outlines: bool,
 ) -> NDArray[np.uint8]:
-    """Blend, outline and annotate.
+    """Blend, outline and annotate; besides the result, memory is for some rows only.
 
     Args:
-        image, colors: uint8 [H, W, 3] RGB.
+        image: uint8 [H, W, 3] RGB.
+        colors: uint8 RGB: of every pixel, [H, W, 3], or of every label, [K, 3].
         labels: integers [H, W], whose changes are outlined.
         alpha: opacity of the colours, 0..1.
         legend: (name, RGB colour, share of the image 0..1), drawn in this order; none for no legend.
         outlines: whether to draw the borders between classes.
     """
-    blended = image * np.float32(1 - alpha) + colors * np.float32(alpha)
-    if outlines:
-        blended[_borders(labels)] *= 0.35
-    picture = np.clip(np.round(blended), 0, 255).astype(np.uint8)
+    picture = np.empty(image.shape, np.uint8)
+    for top in range(0, len(labels), _ROWS):
+        rows = slice(top, top + _ROWS)
+        painted = colors[labels[rows]] if colors.ndim == 2 else colors[rows]
+        blended = image[rows] * np.float32(1 - alpha) + painted * np.float32(alpha)
+        if outlines:  # of a band with the row below it
+            blended[_borders(labels[top : top + _ROWS + 1])[: len(blended)]] *= 0.35
+        picture[rows] = np.clip(np.round(blended), 0, 255)
     return _draw_legend(picture, legend) if legend else picture
 
 
@@ -58,10 +64,11 @@ def _draw_legend(picture: NDArray[np.uint8], legend: Sequence[Entry]) -> NDArray
     box_height = pad + line * len(shown)
     if box_width > width * 0.6 or box_height > height * 0.9:
         return picture  # a picture of a few pixels has no room for words
-    sheet = Image.fromarray(picture).convert("RGBA")
+    left, top = pad // 2, pad // 2
+    corner = picture[: top + box_height + 1, : left + box_width + 1]
+    sheet = Image.fromarray(corner).convert("RGBA")
     panel = Image.new("RGBA", sheet.size, (0, 0, 0, 0))
     draw = ImageDraw.Draw(panel)
-    left, top = pad // 2, pad // 2
     draw.rounded_rectangle(
         (left, top, left + box_width, top + box_height), radius=round(size * 0.45), fill=(16, 18, 22, 190)
     )
@@ -71,7 +78,8 @@ def _draw_legend(picture: NDArray[np.uint8], legend: Sequence[Entry]) -> NDArray
             swatch = (left + pad, y, left + pad + size, y + size)
             draw.rounded_rectangle(swatch, radius=size // 5, fill=(*color, 255), outline=(255, 255, 255, 120))
         draw.text((left + 2 * pad + size, y + size / 2), text, font=font, fill=(240, 242, 245, 255), anchor="lm")
-    return np.asarray(Image.alpha_composite(sheet, panel).convert("RGB"))
+    corner[:] = np.asarray(Image.alpha_composite(sheet, panel).convert("RGB"))
+    return picture
 
 
 def _percent(share: float) -> str:

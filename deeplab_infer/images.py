@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
 from .errors import ImageError
 
@@ -22,6 +22,8 @@ SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp", ".ppm", "
 MAX_PIXELS = 400_000_000
 # What Pillow's readers raise on damaged files, apart from its own exceptions.
 DAMAGED = (OSError, SyntaxError, ValueError, EOFError, TypeError, LookupError, ArithmeticError, struct.error)
+# Rows converted at once: Pillow holds 4 bytes a pixel, and a conversion of the whole makes two copies of that.
+_STRIP = 512
 _opening = threading.Lock()
 
 Rgb = NDArray[np.uint8]
@@ -48,8 +50,8 @@ def as_rgb(image: Any, color: str = "rgb", max_pixels: int = MAX_PIXELS) -> Rgb:
 
     Args:
         image: a path; encoded bytes; a PIL image; an ndarray [H, W], [H, W, 1], [H, W, 3] or [H, W, 4], uint8
-            0..255, uint16 0..65535 or float 0..1; or a torch tensor [H, W] or [C, H, W] (C of 1, 3, 4) of the
-            same types.
+            0..255, uint16 0..65535 or float 0..1; anything with shape, dtype and slicing that gives such arrays (zarr,
+            HDF5); or a torch tensor [H, W] or [C, H, W] (C of 1, 3, 4) of the same types.
         color: order of the channels of arrays and tensors: ``"rgb"`` or ``"bgr"`` (OpenCV's).
         max_pixels: limit for files and bytes.
 
@@ -63,14 +65,32 @@ def as_rgb(image: Any, color: str = "rgb", max_pixels: int = MAX_PIXELS) -> Rgb:
     if isinstance(image, (bytes, bytearray, memoryview)):
         return _decode(io.BytesIO(bytes(image)), "image bytes", max_pixels)
     if isinstance(image, Image.Image):
-        return _from_pil(image, "PIL image")
+        # Only a turned picture: the copy that exif_transpose makes of any other doubles the memory.
+        turned = image.getexif().get(ExifTags.Base.Orientation, 1) != 1
+        return _from_pil(ImageOps.exif_transpose(image) if turned else image, "PIL image")
     if isinstance(image, np.ndarray):
         return _from_array(image, color)
     if type(image).__module__.partition(".")[0] == "torch" and hasattr(image, "detach"):
         return _from_tensor(image, color)
+    size = sliceable_size(image)
+    if size is not None:
+        return _from_array(np.asarray(image[: size[0], : size[1]]), color)
     raise ImageError(
         f"cannot use a {type(image).__name__} as an image; give a path, bytes, a PIL image, an ndarray or a tensor"
     )
+
+
+def sliceable_size(image: Any) -> tuple[int, int] | None:
+    """(height, width) of an ndarray or of what can be sliced like one; None for other kinds of images.
+
+    Raises:
+        ImageError: its shape is not that of an image.
+    """
+    is_tensor = type(image).__module__.partition(".")[0] == "torch"
+    if is_tensor or not all(hasattr(image, name) for name in ("shape", "dtype", "__getitem__")):
+        return None
+    _check_shape(tuple(image.shape))
+    return int(image.shape[0]), int(image.shape[1])
 
 
 def list_images(sources: Iterable[str | os.PathLike[str]], recursive: bool = False) -> list[Path]:
@@ -107,8 +127,12 @@ def _decode(source: Any, name: str, max_pixels: int) -> Rgb:
         with open_picture(source, max_pixels) as image:
             width, height = image.size
             if width * height > max_pixels:
-                raise ImageError(f"{name}: {width} x {height} pixels are more than the limit of {max_pixels}")
+                raise ImageError(
+                    f"{name}: {width} x {height} pixels are more than the limit of {max_pixels}; raise max_pixels "
+                    "if you trust the file, or give an array that is read in pieces"
+                )
             image.load()
+            ImageOps.exif_transpose(image, in_place=True)  # a turned copy would double the memory of a large picture
             return _from_pil(image, name)
     except FileNotFoundError:
         raise ImageError(f"{name}: no such file") from None
@@ -124,18 +148,24 @@ def _decode(source: Any, name: str, max_pixels: int) -> Rgb:
         raise ImageError(f"{name}: damaged or truncated image ({error})") from error
 
 
-def open_picture(source: Any, max_pixels: int) -> Image.Image:
-    """Read the header only. Pillow's own limit is global, warns at 89 million pixels and refuses at 179 million."""
+def open_picture(source: Any, max_pixels: int, formats: tuple[str, ...] | None = None) -> Image.Image:
+    """Read the header only. Pillow's own limit is global, warns at 89 million pixels and refuses at 179 million.
+
+    Args:
+        source: a path or a binary stream.
+        max_pixels: Pillow warns above it and refuses above twice that.
+        formats: names of the readers of Pillow that are tried; None tries all.
+    """
     with _opening:
         before, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, max_pixels
         try:
-            return Image.open(source)
+            return Image.open(source, formats=formats)
         finally:
             Image.MAX_IMAGE_PIXELS = before
 
 
 def _from_pil(image: Image.Image, name: str) -> Rgb:
-    image = ImageOps.exif_transpose(image)
+    """Pixels of an upright picture."""
     if image.mode in ("I;16", "I;16B", "I;16L", "I;16N"):
         return _grey((np.asarray(image).astype(np.uint16) >> 8).astype(np.uint8))
     if image.mode in ("I", "F"):
@@ -145,26 +175,30 @@ def _from_pil(image: Image.Image, name: str) -> Rgb:
         if values.size and not (np.isfinite(values).all() and values.min() >= 0 and values.max() <= 255):
             raise ImageError(f"{name}: grey values of mode {image.mode!r} are outside 0..255; convert the image first")
         return _grey(values.astype(np.uint8))
-    if image.mode in ("RGBA", "LA", "PA", "RGBa", "La"):
-        image = image.convert("RGBA")
-    return np.ascontiguousarray(np.asarray(image.convert("RGB")))
+    pixels = np.empty((image.height, image.width, 3), np.uint8)
+    for top in range(0, image.height, _STRIP):
+        strip = image.crop((0, top, image.width, min(top + _STRIP, image.height)))
+        if strip.mode in ("RGBA", "LA", "PA", "RGBa", "La"):
+            strip = strip.convert("RGBA")
+        pixels[top : top + _STRIP] = np.asarray(strip.convert("RGB"))
+    return pixels
 
 
 def _from_array(array: NDArray[Any], color: str) -> Rgb:
-    if array.ndim == 3 and array.shape[2] == 1:
-        array = array[:, :, 0]
-    if array.ndim not in (2, 3) or (array.ndim == 3 and array.shape[2] not in (3, 4)):
-        hint = "; torch's [C, H, W] order is for tensors" if array.ndim == 3 and array.shape[0] in (1, 3, 4) else ""
-        raise ImageError(
-            f"an image array must be [H, W], [H, W, 1], [H, W, 3] or [H, W, 4], got {list(array.shape)}{hint}"
-        )
-    if 0 in array.shape:
-        raise ImageError(f"the image is empty: shape {list(array.shape)}")
-    pixels = _to_uint8(array)
+    _check_shape(array.shape)
+    pixels = _to_uint8(array[:, :, 0] if array.shape[2:] == (1,) else array)
     if pixels.ndim == 2:
         return _grey(pixels)
     pixels = pixels[:, :, :3]
     return np.ascontiguousarray(pixels[:, :, ::-1] if color == "bgr" else pixels)
+
+
+def _check_shape(shape: tuple[int, ...]) -> None:
+    if len(shape) not in (2, 3) or (len(shape) == 3 and shape[2] not in (1, 3, 4)):
+        hint = "; torch's [C, H, W] order is for tensors" if len(shape) == 3 and shape[0] in (1, 3, 4) else ""
+        raise ImageError(f"an image array must be [H, W], [H, W, 1], [H, W, 3] or [H, W, 4], got {list(shape)}{hint}")
+    if 0 in shape:
+        raise ImageError(f"the image is empty: shape {list(shape)}")
 
 
 def _from_tensor(tensor: Any, color: str) -> Rgb:

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -17,15 +18,18 @@ from numpy.typing import NDArray
 
 from .configs import ModelConfig
 from .errors import DeepLabError, ImageError
-from .images import as_rgb
-from .ops.functional import upsample, upsample_argmax
-from .preprocess import Size, network_size, normalise, resize_image
+from .images import MAX_PIXELS, as_rgb
+from .manifest import Manifest
+from .pixels import Pixels, open_pixels
+from .preprocess import Size, network_size, resize_image
 from .runtime.base import Runner
+from .runtime.batches import run_batches, split_batch
 from .runtime.gpu_array import GpuArray, as_gpu_pixels, is_gpu_array
 from .runtime.opening import open_runner
+from .runtime.streamed import Band, Resized, WholeMap, collect
 from .runtime.tta import plan_passes, softmax
-from .runtime.windows import Window, place_windows, slide
 from .segmentation import Segmentation
+from .sliding import MEMORY, Progress, Slider, Sliding, even_default
 
 _log = logging.getLogger(__name__)
 
@@ -36,6 +40,7 @@ class _Wanted:
 
     scores: bool
     probabilities: bool
+    progress: Progress | None = None
 
 
 class Segmenter:
@@ -62,6 +67,10 @@ class Segmenter:
         window: Size | None = None,
         window_stride: Size | None = None,
         window_batch: int | None = None,
+        windows: str = "reference",
+        blend: str = "mean",
+        memory: int = MEMORY,
+        max_pixels: int = MAX_PIXELS,
         scales: Sequence[float] = (1.0,),
         flip: bool = False,
         threads: int | None = None,
@@ -77,20 +86,29 @@ class Segmenter:
         Args:
             model: a TensorRT ``.engine``, ``.onnx`` or OpenVINO ``.xml`` file; or, with torch, a `DeepLab`, a
                 checkpoint, or a config's name.
-            backend: ``"auto"``, ``"tensorrt"``, ``"onnxruntime"``, ``"onnxruntime-tensorrt"``, ``"onnxruntime-rtx"``,
-                ``"openvino"`` or ``"torch"``.
+            backend: ``"auto"`` (on a CPU the fastest one installed, docs/cpu.md), ``"tensorrt"``, ``"onnxruntime"``,
+                ``"onnxruntime-tensorrt"``, ``"onnxruntime-rtx"``, ``"openvino"`` or ``"torch"``.
             device: ``"auto"``, ``"cpu"``, ``"cuda"`` or ``"cuda:N"``.
             color: channel order of ndarrays and tensors given to `predict`: ``"rgb"`` (default) or ``"bgr"``,
                 which is what ``cv2.imread`` returns. Files, bytes and PIL images know their own order.
             mode: ``"whole"`` or ``"slide"``; None takes the config's.
-            window, window_stride: (height, width) of slide mode; None takes the config's.
+            window, window_stride: (height, width) of slide mode; None takes the config's (a stride of ``"even"``
+                windows: so that they overlap by an eighth).
             window_batch: windows run at once; None: 4, and 8 on an engine, whose memory is taken for its largest batch
                 anyway. Never more than the model was exported for.
+            windows: ``"reference"``, as the published figures were made, or ``"even"``: as few as keep the overlap of
+                the stride, evenly spread.
+            blend: how windows meet: ``"mean"`` (the reference's), or weights that fall towards a window's border,
+                ``"linear"`` or ``"hann"``. docs/large_images.md has the formulas.
+            memory: bytes that a map of float logits may take; larger images are done in bands of rows, with the same
+                labels. On a GPU, bytes of its memory.
+            max_pixels: image files with more pixels are refused before they are decoded.
             scales, flip: multi-scale and mirrored passes whose probabilities are averaged.
-            threads: CPU threads of the backend and of our own kernels; None uses all.
-            fused: let the torch backend run on the fused kernels.
-            precision: what the torch backend computes in: ``"fp32"``, ``"tf32"``, ``"fp16"`` or ``"bf16"``; None is
-                ``"fp32"``. Exported files carry their own.
+            threads: CPU threads of the backend and of our own kernels; None uses all: one a physical core on OpenVINO.
+            fused: let the torch backend run on the fused kernels, and OpenVINO on Winograd's convolutions.
+            precision: what a network is computed in: ``"fp32"`` (also None), ``"bf16"``, and on torch ``"tf32"`` or
+                ``"fp16"``; ``"fastest"`` is bf16 on a CPU that computes in it, else fp32. Exported files carry their
+                own, but OpenVINO also computes float32 ones in bf16 (docs/cpu.md).
             compiled: let the torch backend compile the network (``torch.compile``); the first images of a size take
                 minutes. 8 sizes are compiled; further ones run without, with a warning.
             contexts: calls that may run at once on an engine; each takes GPU memory.
@@ -120,58 +138,105 @@ class Segmenter:
         self.classes, self.palette = self.config.classes, self.config.palette
         self._color = color
         self._mode = mode or self.config.test_mode
-        self._window = window or self.config.window
-        self._stride = window_stride or self.config.window_stride
         if window_batch is None:
             window_batch = 8 if getattr(runner, "profiles", ()) else 4
-        self._window_batch = min(window_batch, runner.manifest.batch[2])
-        self._scales, self._flip = tuple(scales), flip
+        self._scales, self._flip, self._max_pixels = tuple(scales), flip, max_pixels
+        window = window or self.config.window
+        stride = window_stride or (even_default(window) if windows == "even" else self.config.window_stride)
+        batch = min(window_batch, runner.manifest.batch[2])
+        self._sliding = Sliding(window, stride, windows, blend, batch, memory)
         try:
             self._check_options(runner, window_batch)
         except DeepLabError:
             runner.close()
             raise
         self._runner = runner
+        if threads is None:
+            self._threads = getattr(runner, "threads", None)
 
     # -- use
 
     @overload
     def predict(
-        self, image: list[Any], *, color: str | None = ..., scores: bool = ..., probabilities: bool = ...
+        self,
+        image: list[Any],
+        *,
+        color: str | None = ...,
+        scores: bool = ...,
+        probabilities: bool = ...,
+        progress: Progress | None = ...,
     ) -> list[Segmentation]: ...
     @overload
     def predict(
-        self, image: Any, *, color: str | None = ..., scores: bool = ..., probabilities: bool = ...
+        self,
+        image: Any,
+        *,
+        color: str | None = ...,
+        scores: bool = ...,
+        probabilities: bool = ...,
+        progress: Progress | None = ...,
     ) -> Segmentation: ...
     def predict(
-        self, image: Any, *, color: str | None = None, scores: bool = False, probabilities: bool = False
+        self,
+        image: Any,
+        *,
+        color: str | None = None,
+        scores: bool = False,
+        probabilities: bool = False,
+        progress: Progress | None = None,
     ) -> Segmentation | list[Segmentation]:
         """Segment one image, or a list of them.
 
         Args:
             image: a path, encoded bytes, a PIL image, an ndarray [H, W], [H, W, 3] or [H, W, 4] (uint8, uint16, or
                 float 0..1), a torch tensor [C, H, W], or a list of these. A list is run in batches where
-                neighbouring images have one size. Any size from one pixel. Engines also take uint8 [H, W, 3] RGB arrays
-                on their GPU (``__cuda_array_interface__``: CuPy, Numba, PyCUDA, torch), which are used in place.
+                neighbouring images have one size. Any size from one pixel. Anything else with shape, dtype and slicing
+                (zarr, HDF5) is an image too; in slide mode a large one is read in pieces. Engines also take uint8
+                [H, W, 3] RGB arrays on their GPU (``__cuda_array_interface__``: CuPy, Numba, PyCUDA, torch), which are
+                used in place.
             color: channel order of arrays and tensors for this call.
             scores: also give the softmax probability of each pixel's class.
             probabilities: also give the probabilities of all classes: C x H x W float32.
+            progress: called with (windows done, windows in all) during an image that is done in bands.
 
         Returns:
             A `Segmentation` at the size of the image, or a list of them.
 
         Raises:
             ImageError: not an image.
-            DeepLabError: scores of a model that gives labels, or a size that the model was not exported for.
+            DeepLabError: scores of a model that gives labels, a size that the model was not exported for, or
+                probabilities that take more than ``memory``.
         """
-        wanted = _Wanted(scores, probabilities)
-        if self._open().manifest.output_kind == "labels" and (scores or probabilities):
-            raise DeepLabError(
-                "this model was exported with --output labels and has no scores; export it with --output logits"
-            )
+        wanted = _Wanted(scores, probabilities, progress)
+        self._check_scores(scores or probabilities)
         if isinstance(image, list):
             return self._predict_list(image, color or self._color, wanted)
         return self._predict_one(image, color or self._color, wanted)
+
+    def predict_bands(
+        self, image: Any, *, color: str | None = None, scores: bool = False, progress: Progress | None = None
+    ) -> Iterator[Band]:
+        """Segment an image in windows, or several times, and give its rows away as they are done, from the top.
+
+        For answers that should never be whole in memory. `predict` gives the same labels.
+
+        Args:
+            image: one image, as in `predict`.
+            color, scores, progress: as in `predict`.
+
+        Yields:
+            `Band`: ``top``, ``labels`` [rows, W], and ``scores`` where asked for. Their heights differ.
+
+        Raises:
+            DeepLabError: a model in whole mode without averaging; otherwise as `predict`.
+        """
+        if self._mode != "slide" and not self._averaged:
+            raise DeepLabError("an image in whole mode has no bands; open the model with mode='slide' and a window")
+        self._check_scores(scores)
+        pixels = self._open_pixels(image, color or self._color)
+        if self._averaged:
+            return self._average(pixels, _Wanted(scores, False, progress))
+        return self._slider.bands(pixels, self._network_size(*pixels.size), scores, False, progress)[0]
 
     def predict_gpu(self, image: Any) -> GpuArray:
         """Segment an image that is on the GPU and leave the labels there; nothing waits.
@@ -202,6 +267,25 @@ class Segmenter:
             labels.shape = shape
         return labels
 
+    @property
+    def manifest(self) -> Manifest:
+        """What the model promises: sizes it accepts, precision, where its weights came from."""
+        return self._open().manifest
+
+    @property
+    def largest_batch(self) -> int:
+        """Images that `predict` runs at once at most; 1 in slide mode and where passes are averaged."""
+        if self._mode != "whole" or self._averaged:
+            return 1
+        return min(self._open().manifest.batch[2], 8)
+
+    def batch_key(self, height: int, width: int) -> Size:
+        """Neighbours in a list of which this is equal enter the network together.
+
+        That is the size at which they enter it, or on an engine their own: a pass on the GPU ends at one size too.
+        """
+        return (height, width) if hasattr(self._open(), "segment") else self._network_size(height, width)
+
     def describe(self) -> dict[str, Any]:
         """How this segmenter runs: backend, device, precision, mode, sizes; JSON-able."""
         runner = self._open()
@@ -214,15 +298,18 @@ class Segmenter:
             "mode": self._mode,
             "scales": list(self._scales),
             "flip": self._flip,
+            "rewrites": list(manifest.rewrites),
         }
         fusion = getattr(runner, "fusion", None)
         if runner.name == "torch":
             description["fused_kernels"] = 0 if fusion is None else len(fusion.fused)
             description["compiled"] = bool(getattr(runner, "compiled", False))
+        if hasattr(runner, "compute"):
+            description |= {"compute": runner.compute, "threads": self._threads}
         if hasattr(runner, "cuda_graphs"):
             description["cuda_graphs"] = runner.cuda_graphs
         if self._mode == "slide":
-            description |= {"window": list(self._window or ()), "window_stride": list(self._stride or ())}
+            description |= self._sliding.describe()
         return description
 
     def close(self) -> None:
@@ -246,6 +333,10 @@ class Segmenter:
             raise DeepLabError("this segmenter is closed; open the model again")
         return self._runner
 
+    @property
+    def _slider(self) -> Slider:
+        return Slider(self._sliding, self._open(), self._threads)
+
     def _check_options(self, runner: Runner, window_batch: int) -> None:
         if self._color not in ("rgb", "bgr"):
             raise DeepLabError(f"color {self._color!r} is not 'rgb' or 'bgr'")
@@ -255,15 +346,7 @@ class Segmenter:
             raise DeepLabError(f"window_batch must be at least 1, got {window_batch}")
         plan_passes(1, 1, self.config.test_scale, self._scales, self._flip)
         if self._mode == "slide":
-            for name, size in (("window", self._window), ("window_stride", self._stride)):
-                if size is None or len(size) != 2 or min(size) < 1:
-                    raise DeepLabError(f"mode 'slide' needs {name}=(height, width) of at least 1, got {size}")
-            window, stride = self._window or (1, 1), self._stride or (1, 1)
-            if stride[0] > window[0] or stride[1] > window[1]:
-                raise DeepLabError(
-                    f"window_stride {list(stride)} is larger than window {list(window)}: pixels between windows would "
-                    "have no class"
-                )
+            self._sliding.check()
         averaged = self._averaged
         if runner.manifest.output_kind == "labels" and (self._mode == "slide" or averaged):
             what = "windows" if self._mode == "slide" else "scales and flips"
@@ -296,37 +379,38 @@ class Segmenter:
         started = perf_counter()
         if is_gpu_array(image) and self._takes_gpu(image):
             return self._predict_on_gpu(image, wanted, started)
-        rgb = as_rgb(image, color)
         if self._mode == "whole" and not self._averaged:
-            return self._predict_batch([rgb], [image], wanted, started)[0]
+            return self._predict_batch([as_rgb(image, color, self._max_pixels)], [image], wanted, started)[0]
+        pixels = self._open_pixels(image, color)
+        if wanted.probabilities:
+            self._slider.check_probabilities(pixels.size)
         prepared = perf_counter()
-        scores: NDArray[np.float32] | None
-        probabilities: NDArray[np.float32] | None
         if self._averaged:
-            probabilities = averaged = self._average(rgb)
+            bands = self._average(pixels, wanted)
+            band = collect(bands, pixels.size, self.config.num_classes, wanted.scores, wanted.probabilities)
             ran = perf_counter()
-            labels, scores = _argmax(averaged, self.config.num_classes)
-            passes = len(self._scales) * (2 if self._flip else 1)
-            extra: dict[str, Any] = {"passes": passes}
+            extra: dict[str, Any] = {"passes": len(self._scales) * (2 if self._flip else 1)}
         else:
-            size = self._network_size(*rgb.shape[:2])
-            if hasattr(self._open(), "segment_windows") and not wanted.probabilities:
-                return self._slide_in_one_pass(image, rgb, size, wanted, started)
-            logits, windows = self._slide_logits(resize_image(rgb, size))
-            ran = perf_counter()
-            labels, scores = self._labels(logits, rgb.shape[:2], None, wanted)
-            probabilities = softmax(self._full_size(logits, rgb.shape[:2])) if wanted.probabilities else None
-            extra = {"network_input": list(size), "windows": windows}
+            size = self._network_size(*pixels.size)
+            answer = self._slider.answer(pixels, size, wanted.scores, wanted.probabilities, wanted.progress)
+            band, ran, extra = answer.band, answer.ran, answer.extra
         times = (started, prepared, ran, perf_counter())
-        return self._result(
-            image,
-            rgb,
-            labels,
-            scores if wanted.scores else None,
-            probabilities if wanted.probabilities else None,
-            times,
-            extra,
-        )
+        return self._result(image, pixels.array, band.labels, band.scores, band.probabilities, times, extra)
+
+    def _open_pixels(self, image: Any, color: str) -> Pixels:
+        """An image for windows or several passes; a large array that enters the network as it is stays where it is."""
+
+        def in_pieces(size: Size) -> bool:
+            alone = self._mode == "slide" and self._scales == (1.0,)
+            return alone and self._slider.in_pieces(size, self._network_size(*size))
+
+        return open_pixels(image, color, self._max_pixels, in_pieces)
+
+    def _check_scores(self, wanted: bool) -> None:
+        if wanted and self._open().manifest.output_kind == "labels":
+            raise DeepLabError(
+                "this model was exported with --output labels and has no scores; export it with --output logits"
+            )
 
     def _takes_gpu(self, image: Any) -> bool:
         """Whether an array on a GPU is used there; torch's [C, H, W] tensors are copied to the host instead."""
@@ -351,7 +435,7 @@ class Segmenter:
         """Neighbours that enter the network at one size go in one batch."""
         if self._mode != "whole" or self._averaged:
             return [self._predict_one(image, color, wanted) for image in images]
-        limit = min(self._open().manifest.batch[2], 8)
+        limit = self.largest_batch
         results: list[Segmentation] = []
         group: list[Any] = []
         pixels: list[NDArray[np.uint8]] = []
@@ -362,30 +446,28 @@ class Segmenter:
                 results.append(self._predict_one(image, color, wanted))
                 group, pixels, started = [], [], perf_counter()
                 continue
-            rgb = as_rgb(image, color)
-            if group and (len(group) == limit or not self._same_batch(rgb, pixels[0])):
+            rgb = as_rgb(image, color, self._max_pixels)
+            if group and (
+                len(group) == limit or self.batch_key(*rgb.shape[:2]) != self.batch_key(*pixels[0].shape[:2])
+            ):
                 results += self._predict_batch(pixels, group, wanted, started)
                 group, pixels, started = [], [], perf_counter()
             group.append(image)
             pixels.append(rgb)
         return results + (self._predict_batch(pixels, group, wanted, started) if group else [])
 
-    def _same_batch(self, one: NDArray[np.uint8], other: NDArray[np.uint8]) -> bool:
-        """Whether two images enter the network together; a pass on the GPU ends at one size too."""
-        if hasattr(self._open(), "segment") and one.shape != other.shape:
-            return False
-        return self._network_size(*one.shape[:2]) == self._network_size(*other.shape[:2])
-
     def _predict_batch(
         self, pixels: list[NDArray[np.uint8]], images: list[Any], wanted: _Wanted, started: float
     ) -> list[Segmentation]:
         """Whole images that enter the network at one size."""
+        if wanted.probabilities:
+            self._slider.check_probabilities(max(((rgb.shape[0], rgb.shape[1]) for rgb in pixels), key=math.prod))
         size = self._network_size(*pixels[0].shape[:2])
         if hasattr(self._open(), "segment") and self._one_pass(pixels[0].shape[:2], size, wanted):
             return self._predict_in_one_pass(pixels, images, wanted, started, size)
         batch = np.stack([resize_image(rgb, size) for rgb in pixels])
         prepared = perf_counter()
-        outputs = self._run(batch)
+        outputs = run_batches(self._open(), batch, self._threads)
         ran = perf_counter()
         results = []
         for rgb, image, output in zip(pixels, images, outputs, strict=True):
@@ -395,9 +477,9 @@ class Segmenter:
             if self._open().manifest.output_kind == "labels":
                 labels, scores = self._resize_labels(output, shape, extra), None
             else:
-                labels, scores = self._labels(output, shape, size, wanted)
-                if wanted.probabilities:
-                    probabilities = softmax(self._full_size(output, shape, size))
+                full = self._at_image_size(output, (shape[0], shape[1]), size)
+                labels, scores = full.labels(0, shape[0], wanted.scores)
+                probabilities = softmax(full.logits(0, shape[0])) if wanted.probabilities else None
             if self._fixed_size(self._open()) is not None and self.config.test_scale is None and shape != size:
                 extra["note"] = f"resized to the {size[0]} x {size[1]} pixels that the model was exported for"
             done = perf_counter()
@@ -426,7 +508,7 @@ class Segmenter:
         prepared = perf_counter()
         found = [
             (labels[:count], None if scores is None else scores[:count])
-            for part, count in self._parts(batch)
+            for part, count in split_batch(runner, batch)
             for labels, scores in [runner.segment(part, size, shape, via=self._via(shape, size), scores=wanted.scores)]
         ]
         ran = perf_counter()
@@ -439,95 +521,18 @@ class Segmenter:
             for i, (image, rgb) in enumerate(zip(images, pixels, strict=True))
         ]
 
-    def _parts(self, batch: NDArray[np.uint8]) -> Iterator[tuple[NDArray[np.uint8], int]]:
-        """Batches that the network accepts, each with its number of images; a fixed one is filled up with the last."""
-        low, _, high = self._open().manifest.batch
-        for start in range(0, len(batch), high):
-            part = batch[start : start + high]
-            count = len(part)
-            if count < low:
-                part = np.concatenate([part, np.repeat(part[-1:], low - count, axis=0)])
-            yield part, count
-
-    def _run(self, batch: NDArray[np.uint8]) -> NDArray[Any]:
-        """Through the network, in batches that it accepts."""
-        runner = self._open()
-        floats = runner.manifest.input_kind == "float"
-        outputs = [
-            runner.run(normalise(part, self.config) if floats else part)[:count] for part, count in self._parts(batch)
-        ]
-        return outputs[0] if len(outputs) == 1 else np.concatenate(outputs)
-
-    def _windows_of(self, size: Size) -> list[Window]:
-        assert self._window is not None and self._stride is not None
-        return place_windows(size[0], size[1], self._window, self._stride)
-
-    def _slide_in_one_pass(
-        self, source: Any, rgb: NDArray[np.uint8], size: Size, wanted: _Wanted, started: float
-    ) -> Segmentation:
-        """The runner goes from the pixels of an image to its labels, window by window."""
-        runner: Any = self._open()
-        image, windows = resize_image(rgb, size), self._windows_of(size)
-        prepared = perf_counter()
-        labels, scores = runner.segment_windows(
-            image, windows, (rgb.shape[0], rgb.shape[1]), batch=self._window_batch, scores=wanted.scores
-        )
-        ran = perf_counter()
-        extra = {"network_input": list(size), "windows": len(windows), "one_pass": True}
-        return self._result(source, rgb, labels, scores, None, (started, prepared, ran, ran), extra)
-
-    def _slide_logits(self, image: NDArray[np.uint8]) -> tuple[NDArray[np.float32], int]:
-        windows = self._windows_of((image.shape[0], image.shape[1]))
-        config = self.config
-        logits = slide(
-            image, self._run, windows, config.num_classes, config.align_corners, self._window_batch, self._threads
-        )
-        return logits, len(windows)
-
-    def _average(self, rgb: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """Mean probabilities, float32 [C, H, W], of all scales and flips."""
-        height, width = rgb.shape[:2]
-        passes = plan_passes(height, width, self.config.test_scale, self._scales, self._flip)
-        total = np.zeros((self.config.num_classes, height, width), np.float32)
-        for one in passes:
-            image = resize_image(rgb, one.size)
-            image = np.ascontiguousarray(image[:, ::-1]) if one.flip else image
-            if self._mode == "slide":
-                full = self._full_size(self._slide_logits(image)[0], (height, width))
-            else:
-                full = self._full_size(self._run(image[None])[0], (height, width), one.size)
-            probabilities = softmax(full)
-            total += probabilities[:, :, ::-1] if one.flip else probabilities
-        total /= len(passes)
-        return total
+    def _average(self, pixels: Pixels, wanted: _Wanted) -> Iterator[Band]:
+        """Mean probabilities of all scales and flips."""
+        passes = plan_passes(*pixels.size, self.config.test_scale, self._scales, self._flip)
+        return self._slider.averaged(pixels, passes, self._mode == "slide", wanted.probabilities, wanted.progress)
 
     def _via(self, shape: tuple[int, ...], size: Size | None) -> Size | None:
         """The reference's first resize, where it is not the identity."""
         return size if size is not None and self.config.resize_logits_twice and tuple(shape) != size else None
 
-    def _labels(
-        self, logits: NDArray[np.float32], shape: tuple[int, ...], size: Size | None, wanted: _Wanted
-    ) -> tuple[NDArray[Any], NDArray[np.float32] | None]:
-        found = upsample_argmax(
-            logits,
-            (shape[0], shape[1]),
-            align_corners=self.config.align_corners,
-            via=self._via(shape, size),
-            scores=wanted.scores,
-            threads=self._threads,
-        )
-        return found if isinstance(found, tuple) else (found, None)
-
-    def _full_size(
-        self, logits: NDArray[np.float32], shape: tuple[int, ...], size: Size | None = None
-    ) -> NDArray[np.float32]:
-        return upsample(
-            logits,
-            (shape[0], shape[1]),
-            self.config.align_corners,
-            via=self._via(shape, size),
-            threads=self._threads,
-        )
+    def _at_image_size(self, logits: NDArray[np.float32], shape: Size, size: Size) -> Resized:
+        corners = self.config.align_corners
+        return Resized(WholeMap(logits), shape, corners, via=self._via(shape, size), threads=self._threads)
 
     def _resize_labels(self, labels: NDArray[Any], shape: tuple[int, ...], extra: dict[str, Any]) -> NDArray[Any]:
         if labels.shape == tuple(shape):
@@ -558,8 +563,3 @@ class Segmenter:
             timings_ms={name: (b - a) * 1e3 for name, a, b in zip(names, times, times[1:], strict=False)},
             metadata={**self.describe(), **extra},
         )
-
-
-def _argmax(probabilities: NDArray[np.float32], classes: int) -> tuple[NDArray[Any], NDArray[np.float32]]:
-    labels = probabilities.argmax(0)
-    return labels.astype(np.uint8 if classes <= 256 else np.int32), probabilities.max(0)

@@ -14,11 +14,12 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import DataError, DeepLabError
 from ..files import sha256_file
-from ..runtime import BACKENDS, TORCH_PRECISIONS
-from .cli import make_console, parse_size, run_command
+from ..runtime import BACKENDS, RUN_PRECISIONS
+from .cli import make_console, run_command
 from .evaluate_dataset import open_source
 from .evaluate_options import MS_SCALES, PROG, build_parser, check_options, for_each_model
 from .evaluate_output import judge, picture_path, slug, versions, write_report
+from .window_options import window_options
 
 if TYPE_CHECKING:
     from ..data.base import LabelledImages
@@ -70,7 +71,8 @@ def _open_models(arguments: argparse.Namespace, opened: ExitStack) -> list[_Mode
     count = len(arguments.model)
     backends = for_each_model(arguments.backend, count, "--backend", BACKENDS)
     devices = for_each_model(arguments.device, count, "--device")
-    precisions = for_each_model(arguments.precision, count, "--precision", TORCH_PRECISIONS)
+    precisions = for_each_model(arguments.precision, count, "--precision", RUN_PRECISIONS)
+    windows = window_options(arguments)
     scales = MS_SCALES if arguments.ms_flip else arguments.scales or (1.0,)
     segmenters = [
         opened.enter_context(
@@ -81,9 +83,7 @@ def _open_models(arguments: argparse.Namespace, opened: ExitStack) -> list[_Mode
                 threads=arguments.threads,
                 fused=not arguments.no_fused,
                 precision=None if precision == "auto" else precision,
-                mode=arguments.mode,
-                window=parse_size(arguments.window) if arguments.window else None,
-                window_stride=parse_size(arguments.window_stride) if arguments.window_stride else None,
+                **windows,
                 scales=scales,
                 flip=arguments.flip or arguments.ms_flip,
             )

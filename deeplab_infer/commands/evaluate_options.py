@@ -11,8 +11,9 @@ from ..errors import DeepLabError
 from ..evaluation.boundary import DEFAULT_WIDTHS, EDGES
 from ..evaluation.plots import require_plotting
 from ..files import require_writable_dir
-from ..runtime import BACKENDS, TORCH_PRECISIONS
+from ..runtime import BACKENDS, RUN_PRECISIONS
 from .cli import STREETS, make_parser
+from .window_options import add_window_options
 
 PROG = "deeplab-eval"
 DEFAULT_COUNT, DEFAULT_SIZE = 24, "384x768"
@@ -78,13 +79,11 @@ def _runtime_options(group: argparse._ArgumentGroup) -> None:
     group.add_argument(
         "--no-fused", action="store_true", help="torch backend: plain torch instead of the fused kernels"
     )
-    group.add_argument("--precision", help=f"torch backend: {', '.join(TORCH_PRECISIONS)} (default: fp32)")
+    group.add_argument("--precision", help=f"{', '.join(RUN_PRECISIONS)} (default: fp32, or the file's own)")
 
 
 def _protocol_options(group: argparse._ArgumentGroup) -> None:
-    group.add_argument("--mode", choices=("whole", "slide"), help="default: the model's own")
-    group.add_argument("--window", metavar="HxW", help="window of slide mode")
-    group.add_argument("--window-stride", metavar="HxW", help="step between windows")
+    add_window_options(group)
     group.add_argument(
         "--scales", type=parse_scales, metavar="S,S,...", help="scales to average over, e.g. 0.75,1,1.25 (default: 1)"
     )

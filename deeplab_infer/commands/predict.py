@@ -12,9 +12,10 @@ from typing import IO, Any
 
 from ..errors import DeepLabError, ImageError
 from ..files import atomic_path, require_writable_dir
-from ..images import list_images
-from ..runtime import BACKENDS, TORCH_PRECISIONS
-from .cli import make_console, make_parser, parse_size, run_command
+from ..images import MAX_PIXELS, list_images
+from ..runtime import BACKENDS, RUN_PRECISIONS
+from .cli import make_console, make_parser, run_command
+from .window_options import add_window_options, window_options
 
 PROG = "deeplab-predict"
 _EPILOG = """\
@@ -22,6 +23,7 @@ examples:
   deeplab-predict model.engine street.png -o out --overlay
   deeplab-predict model.onnx photos/ "more/*.jpg" -o out --overlay --json
   deeplab-predict model.onnx big.png -o out --mode slide --window 769x769 --window-stride 513x513
+  deeplab-predict model.onnx huge.tif -o out --mode slide --window 512x512 --windows even --blend linear
 
 Masks are palettised PNGs of class indices. --json writes results.jsonl, one line an image with the area of each class.
 A file that cannot be read is reported and skipped.
@@ -51,10 +53,15 @@ def build_parser() -> argparse.ArgumentParser:
     run.add_argument("--device", default="auto", help="auto, cpu or cuda (default: auto)")
     run.add_argument("--threads", type=int, help="CPU threads (default: all)")
     run.add_argument("--no-fused", action="store_true", help="torch backend: plain torch instead of the fused kernels")
-    run.add_argument("--precision", choices=TORCH_PRECISIONS, help="torch backend (default: fp32)")
-    run.add_argument("--mode", choices=("whole", "slide"), help="default: the model's own")
-    run.add_argument("--window", metavar="HxW", help="window of slide mode")
-    run.add_argument("--window-stride", metavar="HxW", help="step between windows")
+    run.add_argument(
+        "--precision",
+        choices=RUN_PRECISIONS,
+        help="of a network, or bf16 of an fp32 file on a CPU (default: fp32, or its own)",
+    )
+    add_window_options(run)
+    run.add_argument(
+        "--max-pixels", type=int, default=MAX_PIXELS, help=f"refuse files with more (default: {MAX_PIXELS})"
+    )
     run.add_argument("--scales", type=float, nargs="+", default=[1.0], help="scales to average over (default: 1.0)")
     run.add_argument("--flip", action="store_true", help="average with the mirrored image")
     return parser
@@ -74,8 +81,7 @@ def _run(arguments: argparse.Namespace) -> int:
     stems = output_stems(images, _suffixes(arguments))
     _refuse_to_overwrite(images, stems, arguments)
     folder = require_writable_dir(arguments.output_dir)
-    window = parse_size(arguments.window) if arguments.window else None
-    stride = parse_size(arguments.window_stride) if arguments.window_stride else None
+    windows = window_options(arguments)
     with Segmenter(
         arguments.model,
         backend=arguments.backend,
@@ -83,9 +89,8 @@ def _run(arguments: argparse.Namespace) -> int:
         threads=arguments.threads,
         fused=not arguments.no_fused,
         precision=arguments.precision,
-        mode=arguments.mode,
-        window=window,
-        window_stride=stride,
+        max_pixels=arguments.max_pixels,
+        **windows,
         scales=arguments.scales,
         flip=arguments.flip,
     ) as segmenter:
@@ -111,12 +116,17 @@ def _predict_all(
 
     console = make_console(stderr=True)
     failed = 0
-    columns = (TextColumn("segmenting"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     quiet = arguments.quiet or not console.is_terminal
     with Progress(*columns, console=console, disable=quiet, transient=True) as bar:
-        for path, stem in bar.track(list(zip(images, stems, strict=True))):
+        windows = bar.add_task("windows", visible=False)
+
+        def tell(done: int, total: int) -> None:
+            bar.update(windows, completed=done, total=total, visible=done < total)
+
+        for path, stem in bar.track(list(zip(images, stems, strict=True)), description="segmenting"):
             try:
-                result = segmenter.predict(path, scores=arguments.npz)
+                result = segmenter.predict(path, scores=arguments.npz, progress=tell)
             except ImageError as error:
                 failed += 1
                 console.print(f"skipped: {error}", style="red", markup=False, soft_wrap=True)

@@ -30,15 +30,30 @@ class Window:
         return self.bottom - self.top, self.right - self.left
 
 
-def place_windows(height: int, width: int, window: Size, stride: Size) -> list[Window]:
-    """The reference's placement, row by row.
+PLACEMENTS = ("reference", "even")
 
-    Along an axis there are ``max(length - window + stride - 1, 0) // stride + 1`` windows, ``stride`` apart; the last
-    is shifted back to end at the border. A side shorter than the window gives a smaller window, never padding.
+
+def place_windows(height: int, width: int, window: Size, stride: Size, placement: str = "reference") -> list[Window]:
+    """Windows that cover an image, row by row.
+
+    ``"reference"`` is mmsegmentation's placement: along an axis there are
+    ``max(length - window + stride - 1, 0) // stride + 1`` windows, ``stride`` apart; the last is shifted back to end at
+    the border. ``"even"`` is the same with the smallest stride that needs no window more (`even_stride`): the overlap
+    that the shift piles up at the border is spread over all windows. A side shorter than the window gives a smaller
+    window, never padding.
 
     >>> sorted({w.left for w in place_windows(1025, 2049, (769, 769), (513, 513))})
     [0, 513, 1026, 1280]
+    >>> sorted({w.left for w in place_windows(1025, 2049, (769, 769), (513, 513), "even")})
+    [0, 427, 854, 1280]
+
+    Raises:
+        DeepLabError: no such placement.
     """
+    if placement not in PLACEMENTS:
+        raise DeepLabError(f"windows {placement!r} is not one of {', '.join(PLACEMENTS)}")
+    if placement == "even":
+        stride = even_stride(height, window[0], stride[0]), even_stride(width, window[1], stride[1])
     rows = _starts(height, window[0], stride[0])
     columns = _starts(width, window[1], stride[1])
     return [
@@ -46,6 +61,17 @@ def place_windows(height: int, width: int, window: Size, stride: Size) -> list[W
         for top in rows
         for left in columns
     ]
+
+
+def even_stride(length: int, window: int, stride: int) -> int:
+    """The smallest stride along an axis that needs no more windows than ``stride`` does.
+
+    With a rest of R = length - window there are n = ceil(R / stride) steps, and this is ceil(R / n): at most
+    ``stride``, so neighbours overlap by ``window - stride`` at least, and the last is shifted by less than n pixels.
+    """
+    rest = max(length - window, 0)
+    steps = -(-rest // stride)
+    return -(-rest // steps) if steps else stride
 
 
 def _starts(length: int, window: int, stride: int) -> list[int]:
@@ -66,6 +92,16 @@ class Grid:
     size: Size
     window: Size
     stride: Size
+
+    @property
+    def tops(self) -> list[int]:
+        """First rows of the rows of windows."""
+        return _starts(self.size[0], self.window[0], self.stride[0])
+
+    @property
+    def lefts(self) -> list[int]:
+        """First columns of the columns of windows."""
+        return _starts(self.size[1], self.window[1], self.stride[1])
 
 
 def grid_of(windows: Sequence[Window]) -> Grid:

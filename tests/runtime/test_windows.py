@@ -8,8 +8,10 @@ from hypothesis import strategies as st
 
 from deeplab_infer.errors import DeepLabError
 from deeplab_infer.ops.resize_taps import resize_taps, taps_matrix
+from deeplab_infer.runtime.blending import BLENDS, profile, shares
+from deeplab_infer.runtime.blocks import shared, spans_of
 from deeplab_infer.runtime.tta import plan_passes, softmax
-from deeplab_infer.runtime.windows import Window, grid_of, place_windows, slide, split_windows
+from deeplab_infer.runtime.windows import Window, even_stride, grid_of, place_windows, slide, split_windows
 
 
 def corners(*arguments):
@@ -38,6 +40,79 @@ def test_every_pixel_is_covered_by_windows_inside_the_image(height, width, tall,
         visits[w.top : w.bottom, w.left : w.right] += 1
     assert visits.shape == (height, width)
     assert visits.min() >= 1
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.integers(1, 300), st.integers(1, 60), st.integers(1, 60))
+def test_even_windows_are_no_more_and_overlap_by_no_less(length, window, stride):
+    stride = min(stride, window)
+    even, reference = (
+        [w.left for w in place_windows(1, length, (1, window), (1, stride), name)] for name in ("even", "reference")
+    )
+    assert len(even) == len(reference)
+    assert even[0] == 0 and even[-1] == max(length - window, 0)
+    steps = np.diff(even)
+    assert (steps > 0).all() and (steps <= stride).all()  # in order, and at least the asked overlap
+    if len(even) > 1:
+        fewest = -(-(length - window) // stride) + 1  # what any placement with this overlap needs
+        assert len(even) == fewest
+        assert (steps[:-1] == steps[0]).all() and steps[0] == even_stride(length, window, stride)
+        assert steps[0] * (len(even) - 1) - (length - window) < len(even) - 1  # the last is shifted by so little
+    assert even == [w.left for w in place_windows(1, length, (1, window), (1, even_stride(length, window, stride)))]
+
+
+def test_even_windows_of_usual_sizes():
+    for size, window, stride, counts in [
+        ((1024, 2048), (769, 769), (513, 513), (8, 6)),
+        ((1024, 2048), (512, 1024), (341, 683), (9, 9)),
+        ((6000, 6000), (512, 512), (341, 341), (324, 196)),
+        ((20_000, 20_000), (512, 512), (341, 341), (3481, 2025)),
+        ((20_000, 20_000), (1024, 1024), (683, 683), (841, 529)),
+    ]:  # the table of docs/large_images.md
+        eighth = tuple(side - side // 8 for side in window)
+        assert (len(place_windows(*size, window, stride)), len(place_windows(*size, window, eighth, "even"))) == counts
+    with pytest.raises(DeepLabError, match="windows 'tiled' is not one of reference, even"):
+        place_windows(10, 10, (5, 5), (5, 5), "tiled")
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.integers(1, 120), st.integers(1, 50), st.integers(1, 50), st.sampled_from(BLENDS))
+def test_shares_are_positive_and_sum_to_one(length, window, stride, blend):
+    window = min(window, length)
+    starts = [w.left for w in place_windows(1, length, (1, window), (1, min(stride, window)))]
+    found = shares(blend, starts, window, length)
+    assert found.shape == (len(starts), window) and (found > 0).all()
+    total = np.zeros(length)
+    for start, share in zip(starts, found, strict=True):
+        total[start : start + window] += share
+    assert np.abs(total - 1).max() < len(starts) * 2.0**-51
+
+
+def test_weights_within_a_window():
+    assert profile("mean", 4).tolist() == [1, 1, 1, 1]
+    assert profile("linear", 4).tolist() == [0.25, 0.75, 0.75, 0.25]
+    assert profile("linear", 1).tolist() == profile("hann", 1).tolist() == [1]
+    hann = profile("hann", 769)
+    assert hann[0] > 0 and hann.argmax() == 384
+    assert np.abs(hann - hann[::-1]).max() < 1e-12
+    np.testing.assert_allclose(shares("linear", [0, 6], 8, 14)[0], [1] * 6 + [0.75, 0.25])  # a straight cross-fade
+    with pytest.raises(DeepLabError, match="blend 'max' is not one of mean, linear, hann"):
+        profile("max", 3)
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.integers(1, 200), st.integers(1, 50), st.integers(1, 50), st.integers(0, 9))
+def test_blocks_of_windows_decide_every_position_once(length, window, stride, extra):
+    window = min(window, length)
+    starts = [w.left for w in place_windows(1, length, (1, window), (1, min(stride, window)))]
+    spans = spans_of(starts, window, length, shared(starts, window) + 1 + extra)
+    assert spans[0].begin == 0 and spans[-1].end == length
+    assert [span.begin for span in spans[1:]] == [span.end for span in spans[:-1]]
+    for span in spans:
+        covering = [i for i, s in enumerate(starts) if s < span.end and s + window > span.begin]
+        assert span.begin < span.end
+        assert span.first <= covering[0] and covering[-1] < span.last
+        assert starts[span.first] <= span.begin and span.end <= starts[span.last - 1] + window
 
 
 @settings(max_examples=200, deadline=None)
