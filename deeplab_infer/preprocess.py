@@ -36,12 +36,13 @@ def resize_image(image: NDArray[np.uint8], size: Size) -> NDArray[np.uint8]:
     return np.asarray(cv2.resize(image, (size[1], size[0]), interpolation=cv2.INTER_LINEAR), np.uint8)
 
 
-def normalise(images: NDArray[np.uint8], config: ModelConfig) -> NDArray[np.float32]:
+def normalise(images: NDArray[np.uint8], config: ModelConfig, threads: int | None = None) -> NDArray[np.float32]:
     """Float input of a network without normalisation inside.
 
     Args:
         images: uint8 [N, H, W, 3] RGB.
         config: its mean and std (0..255 units) and channel order.
+        threads: None for every processor this process may use.
 
     Returns:
         float32 [N, 3, H, W], C-contiguous.
@@ -49,6 +50,6 @@ def normalise(images: NDArray[np.uint8], config: ModelConfig) -> NDArray[np.floa
     size = (images.shape[1], images.shape[2])
     pixels = np.ascontiguousarray(images)
     normalised: NDArray[np.float32] = preprocess(
-        pixels, size, config.mean, config.std, reverse_channels=config.channel_order == "bgr"
+        pixels, size, config.mean, config.std, reverse_channels=config.channel_order == "bgr", threads=threads
     )
     return normalised

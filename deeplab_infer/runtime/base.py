@@ -11,6 +11,9 @@ from numpy.typing import NDArray
 from ..errors import BackendError
 from ..manifest import Manifest
 
+# The precision that a CPU runs fastest of those it computes in by itself: bf16 where it has it, else float32.
+FASTEST = "fastest"
+
 
 class Runner(Protocol):
     """A loaded network on one backend. ``run`` may be called from several threads at once.

@@ -16,6 +16,7 @@ from ..errors import BackendError, ModelFileError, first_line
 from ..manifest import Manifest, read_onnx_manifest
 from .base import Runner, check_batch
 from .onnxruntime_gpu import PROVIDERS, OnnxRuntimeEngine, missing_provider, provider_options
+from .processors import compute_threads
 
 _log = logging.getLogger(__name__)
 _CPU = "CPUExecutionProvider"
@@ -26,10 +27,12 @@ class OnnxRuntimeRunner:
 
     name = "onnxruntime"
 
-    def __init__(self, session: Any, manifest: Manifest, device: str) -> None:
+    def __init__(self, session: Any, manifest: Manifest, device: str, threads: int | None = None) -> None:
+        """``threads``: that the session runs on; None is its own choice."""
         self._session = session
         self.manifest = manifest
         self.device = device
+        self.threads = threads
 
     def run(self, batch: NDArray[Any]) -> NDArray[Any]:
         """See `Runner.run`."""
@@ -60,7 +63,8 @@ def open_file(path: Path, device: str, threads: int | None, backend: str = "onnx
             if device != "auto" or backend != "onnxruntime":
                 raise
             _log.warning("running on the CPU: %s", error)
-    return OnnxRuntimeRunner(_session(str(path), manifest, str(path), threads, [_CPU]), manifest, "cpu")
+    threads = threads or compute_threads()
+    return OnnxRuntimeRunner(_session(str(path), manifest, str(path), threads, [_CPU]), manifest, "cpu", threads)
 
 
 def open_bytes(data: bytes, manifest: Manifest) -> OnnxRuntimeRunner:
@@ -102,6 +106,8 @@ def _session(source: str | bytes, manifest: Manifest, label: str, threads: int |
 def _options(manifest: Manifest, threads: int | None) -> onnxruntime.SessionOptions:
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
+    # Its threads would spin on after a run, on the cores that the argmax of the logits then needs.
+    options.add_session_config_entry("session.force_spinning_stop", "1")
     if threads is not None:
         options.intra_op_num_threads = threads
     if manifest.precision in ("int8", "fp8"):

@@ -74,6 +74,20 @@ def export_openvino(
     return manifest
 
 
+def _fold_constants(model: Any) -> None:
+    """Compute what does not depend on the input, in place.
+
+    The ONNX reader leaves the weights of a depthwise convolution behind a reshape. NNCF then takes [C, 1, 1, 1, 3]
+    for the scales of [C, 1, 1, 3, 3] weights, and OpenVINO, which has no such eight-bit convolution, computes the layer
+    in float32 between two conversions.
+    """
+    from openvino.passes import ConstantFolding, Manager
+
+    passes = Manager()
+    passes.register_pass(ConstantFolding())
+    passes.run_passes(model)
+
+
 def _quantise(model: Any, traced: TracedNetwork, keep: Collection[str]) -> Any:
     try:
         import nncf
@@ -84,6 +98,7 @@ def _quantise(model: Any, traced: TracedNetwork, keep: Collection[str]) -> Any:
         ) from None
     logging.getLogger("nncf").setLevel(logging.WARNING)
     images = traced.calibration_inputs
+    _fold_constants(model)
     names = [re.escape(node.name) for name, node in layers(traced.graph).items() if name in keep]
     scope = nncf.IgnoredScope(patterns=[f"^{name}(/.*)?$" for name in names], validate=True) if names else None
     with contextlib.redirect_stdout(io.StringIO()):  # its progress bars

@@ -81,7 +81,7 @@ def test_sizes_batches_precisions_and_windows(tmp_path, capsys):
         (["run", "x.onnx", "--size", "12"], "is not a size"),
         (["run", "x.onnx", "--seconds", "0"], "--seconds must be positive"),
         (["run", "x.onnx", "--batch", "0"], "--batch and --window-batch must be at least 1"),
-        (["run", "x.onnx", "--precision", "fp16"], "an exported file has its own precision"),
+        (["run", "x.onnx", "--compiled"], "an exported file has its own runtime"),
         (["run", "x.onnx", "--budget", "-1"], "--budget must be positive"),
     ],
 )

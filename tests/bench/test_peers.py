@@ -7,11 +7,13 @@ import json
 import os
 import subprocess
 import sys
+import warnings
 
 import numpy as np
 import pytest
 import torch
 from deeplab_bench.measuring.rounds import combine_rounds
+from deeplab_bench.peers import by_hand
 from deeplab_bench.peers import command as peers
 from deeplab_bench.peers import jobs as peer_jobs
 from deeplab_bench.peers import measuring as peer_measuring
@@ -82,7 +84,10 @@ def test_rounds_alternate_and_the_best_is_shown(answers, tmp_path, capsys):
     arguments = [*ON_CPU, "--no-compile", "--markdown", "--json", str(tmp_path / "p.json"), "--threads", "2"]
     assert command(*arguments, "--python", "/other/python") == 0
     whats = [(job["what"], job.get("path")) for job in asked.jobs]
-    one_round = [("measure", f"{path}") for path in ("mmsegmentation fp32 eager", "torch fp32", "reference")]
+    paths = ("mmsegmentation fp32 eager", "mmsegmentation fp32 eager, default allocator", "torch fp32", "reference")
+    one_round = [("measure", f"{path}") for path in paths]
+    memory = [environment.get("MALLOC_TOP_PAD_") for environment in asked.environments]
+    assert [path for (_, path), kept in zip(whats, memory, strict=True) if not kept] == [paths[1]] * 2
     assert whats == [("look", None), ("prepare", None), *one_round, *one_round]
     record = json.loads((tmp_path / "p.json").read_text())
     assert record["kind"] == "peers"
@@ -94,7 +99,7 @@ def test_rounds_alternate_and_the_best_is_shown(answers, tmp_path, capsys):
     assert first["steps"]["end_to_end"]["round_medians_ms"] == [40.0, 30.0]
     assert first["steps"]["end_to_end"]["median_ms"] == 30.0
     assert first["published"]["miou"] == 76.89
-    assert len(record["results"]) == 3
+    assert len(record["results"]) == 4
     output = capsys.readouterr().out
     assert "| mmsegmentation fp32 eager | 3.00 | 3.00 | 1.00x | 100.000% | 1.0e-06 | 2, 33% apart |" in output
     assert "| torch fp32 | 1.00 | 1.00 | 3.00x |" in output
@@ -154,7 +159,7 @@ def test_a_peer_whose_network_fails(answers, capsys):
     answers(prepare=lambda job: {"error": "RuntimeError: wrong input shape"})
     assert command(*ON_CPU, "--no-compile", "smp:DeepLabV3Plus:resnet18", "--markdown") == 1
     output = capsys.readouterr().out
-    assert output.count("failed: the peer's network: RuntimeError: wrong input shape") == 3
+    assert output.count("failed: the peer's network: RuntimeError: wrong input shape") == 4
 
 
 def test_a_round_that_fails_later_is_noted():
@@ -174,7 +179,7 @@ def test_ctrl_c_keeps_what_is_measured(answers, tmp_path, capsys):
     assert command(*ON_CPU, "--no-compile", "--json", str(tmp_path / "p.json")) == 130
     record = json.loads((tmp_path / "p.json").read_text())
     assert record["complete"] is False
-    assert len(record["results"]) == 3
+    assert len(record["results"]) == 4
     assert "torch fp32" in capsys.readouterr().out
 
 
@@ -260,11 +265,111 @@ def test_ways_of_both_sides():
     ways, left_out = peer_jobs.peer_ways("smp", "cuda", compiled=True, torch_tensorrt=True)
     assert [way.path for way in ways][-2:] == ["smp fp32 torch-tensorrt", "smp fp16 torch-tensorrt"]
     assert left_out == []
+    paths = [way.path for way in peer_jobs.peer_ways("smp", "cpu", compiled=False, torch_tensorrt=False)[0]]
+    assert paths == ["smp fp32 eager", "smp fp32 eager, default allocator"]
     ways, left_out = peer_jobs.own_ways([], "cpu", compiled=False)
     assert [way.path for way in ways][:2] == ["reference", "torch fp32"]
     assert {"name": "torch compiled fp32", "reason": "--no-compile"} in left_out
     asked, _ = peer_jobs.own_ways(["torch-compiled"], "cpu", compiled=False)  # asked for by name
-    assert asked[0].options == {"fused": True, "compiled": True}
+    assert asked[0].options == {"fused": True, "compiled": True, "calibration": 8}
+
+
+def test_ways_of_a_network_exported_by_hand(monkeypatch):
+    monkeypatch.setattr(peer_jobs, "available_backends", lambda: ["openvino", "torch"])
+    monkeypatch.setattr(peer_jobs, "_precision_unavailable", lambda _, precision: "no" if precision == "bf16" else None)
+    ways, left_out = peer_jobs.by_hand_ways("smp", "whole")
+    assert [way.path for way in ways] == ["smp fp32 by hand, openvino", "smp int8 by hand, openvino"]
+    assert all(way.side == "peer" and way.options["by_hand"] for way in ways)
+    assert [one["name"] for one in left_out] == ["smp fp32 by hand, onnxruntime", "smp bf16 by hand, openvino"]
+    assert peer_jobs.by_hand_ways("smp", "slide")[0] == []
+
+
+def test_a_network_exported_by_hand(answers, monkeypatch, tmp_path):
+    """Traced once a network, converted once a way; where resize and argmax stand is found in the first round."""
+    monkeypatch.setattr(peer_jobs, "_precision_unavailable", lambda *_: None)
+
+    def measure(job):
+        found = Answers()("", job)
+        return {**found, "post": "numpy", "post_notes": ["numpy"]} if job.get("by_hand") else found
+
+    colours = {"mean": [1.0], "std": [2.0], "swap": False, "channel_order": "bgr"}
+    asked = answers(measure=measure, trace=lambda job: {"normalisation": colours}, convert=lambda job: {"files": []})
+    arguments = [*ON_CPU, "--no-compile", "--by-hand", "--json", str(tmp_path / "p.json")]
+    assert command(*arguments) == 0
+    whats = [job["what"] for job in asked.jobs]
+    assert (whats.count("trace"), whats.count("convert")) == (1, 4)
+    runs = [job for job in asked.jobs if job["what"] == "measure" and job.get("by_hand")]
+    assert [job.get("post") for job in runs] == [None] * 4 + ["numpy"] * 4
+    assert all(job["normalisation"] == colours for job in runs)
+    results = json.loads((tmp_path / "p.json").read_text())["results"]
+    assert sum("by hand" in result["path"] for result in results) == 4
+    asked = answers(trace=lambda job: {"error": "no"}, convert=lambda job: {"error": "never"})
+    assert command(*arguments, "--rounds", "1") == 1
+    assert "convert" not in [job["what"] for job in asked.jobs]
+
+
+def test_by_hand_is_for_a_cpu(answers, capsys):
+    answers()
+    assert command("peers", "--device", "cuda", "--by-hand") == 2
+    assert "--by-hand" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("swap", [False, True])
+def test_normalisation_by_hand(rng, swap):
+    pixels = rng.integers(0, 256, (5, 7, 3), dtype=np.uint8)
+    mean, std = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)
+    found = by_hand.Normalisation(mean, std, swap)(pixels)
+    wanted = ((pixels[..., ::-1] if swap else pixels) - np.array(mean)) / np.array(std)
+    assert found.dtype == np.float32
+    assert np.abs(found[0] - wanted.transpose(2, 0, 1)).max() < 1e-6
+
+
+def test_resize_and_argmax_by_hand(rng):
+    """Both ways on 150 classes; OpenCV's resize against torch's."""
+    logits = rng.normal(size=(1, 150, 6, 9)).astype(np.float32)
+    full = torch.nn.functional.interpolate(torch.from_numpy(logits), size=(24, 36), mode="bilinear")
+    wanted = full.argmax(1).numpy()
+    runs = {"logits": lambda x: logits, "labels": lambda x: wanted}
+    side = by_hand.ByHandSide(runs, lambda pixels: pixels, "rgb", by_hand.POSTS[0])
+    pixels = np.zeros((24, 36, 3), np.uint8)
+    assert np.array_equal(side.labels(pixels), wanted[0])
+    side.post = by_hand.POSTS[1]
+    assert (side.labels(pixels) == wanted[0]).mean() > 0.999
+    shares = by_hand._try_posts(side, pixels)
+    assert set(shares) == set(by_hand.POSTS)
+    assert min(shares.values()) == 1
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("backend", ["onnxruntime", "openvino"])
+def test_by_hand_for_real(tmp_path, rng, backend):
+    class Small(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv = torch.nn.Conv2d(3, 4, 3, stride=4, padding=1)
+
+        def forward(self, x):
+            logits = self.conv(x)
+            full = torch.nn.functional.interpolate(logits, size=x.shape[2:], mode="bilinear")
+            return logits, full.argmax(1)
+
+    network = Small().eval()
+    image = rng.integers(0, 256, (32, 48, 3), dtype=np.uint8)
+    x = torch.from_numpy(image.transpose(2, 0, 1)[None].astype(np.float32))
+    with torch.no_grad(), warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        torch.jit.save(torch.jit.trace(network, x), str(tmp_path / "by_hand.pt"))
+        logits, labels = (one[0].numpy() for one in network(x))
+    for name, array in (("image", image), ("labels", labels), ("logits", logits)):
+        np.save(tmp_path / f"{name}.npy", array)
+    job = {"folder": str(tmp_path), "view": [32, 48], "exact": True, "seconds": 0.001, "threads": 1, "backend": backend,
+           "precision": "fp32", "calibration": 1,
+           "normalisation": {"mean": [0.0] * 3, "std": [1.0] * 3, "swap": False, "channel_order": "rgb"}}  # fmt: skip
+    assert "by_hand_labels.onnx" in by_hand.run_job({**job, "what": "convert"})["files"]
+    answer = by_hand.run_job({**job, "what": "measure"})
+    assert answer["agreement"] > 0.999
+    assert answer["post"] in by_hand.POSTS
+    assert answer["steps"]["end_to_end"]["median_ms"] > 0
 
 
 def test_comparison():
@@ -349,7 +454,7 @@ def test_our_side_for_real(tmp_path, slides, rng):
     assert answer["described"]["mode"] == ("slide" if slides else "whole")
     assert answer["steps"]["forward"]["median_ms"] > 0
     exported = {**job, "backend": "onnxruntime", "path": "onnxruntime fp32"}
-    assert peer_own_worker.run_job({**exported, "what": "export", "engine": False}) == {"file": "ours_fp32.onnx"}
+    assert peer_own_worker.run_job({**exported, "what": "export"}) == {"file": "ours_fp32.onnx"}
     other = peer_own_worker.run_job(exported)
     assert other["described"]["backend"] == "onnxruntime"
     assert other["logits_difference"] == pytest.approx(answer["logits_difference"], rel=1e-3)

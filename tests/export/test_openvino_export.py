@@ -118,6 +118,18 @@ def test_int8_quantises_convolutions_but_not_those_that_are_kept(tiny, exported,
     assert runner.run(tiny.calibration_inputs[0]).shape == (1, tiny.model.config.num_classes, 16, 24)
 
 
+def test_int8_scales_depthwise_kernels_by_channel(exported):
+    """OpenVINO has no eight-bit depthwise convolution whose scales differ within a kernel."""
+    model = openvino.Core().read_model(exported["int8"][0])
+    depthwise = [op for op in model.get_ops() if op.get_type_name() == "GroupConvolution"]
+    assert depthwise
+    for op in depthwise:
+        values, scale = op.input_value(1).get_node().inputs()
+        assert values.get_source_output().get_node().input_value(0).get_element_type() == openvino.Type.i8
+        channels = op.input_value(1).get_shape()[0]
+        assert list(scale.get_source_output().get_shape()) == [channels, 1, 1, 1, 1]
+
+
 def test_a_kept_name_is_not_a_prefix_of_others(tiny, exported, tmp_path):
     """depthwise is ``conv2d_1``, classifier ``conv2d_10``."""
     nodes = {name: node.name for name, node in layers(tiny.graph).items()}

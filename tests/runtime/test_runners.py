@@ -32,7 +32,8 @@ def test_backends_give_the_network_s_logits(backend, network, model_file):
 
 def test_auto_picks_by_what_is_given(network, model_file):
     assert open_runner(model_file).name == "onnxruntime"
-    assert open_runner(network).name == "torch"
+    assert open_runner(network).name == "openvino"
+    assert open_runner(network, backend="torch").name == "torch"
     assert set(available_backends()) < set(BACKENDS)
 
 

@@ -151,7 +151,7 @@ def test_tiny_images(model_file, network, shape):
 
 def test_the_torch_backend_runs_fused_unless_told_otherwise(network):
     image = random_images(1, 65, 97)[0]
-    fused, plain = Segmenter(network), Segmenter(network, fused=False)
+    fused, plain = Segmenter(network, backend="torch"), Segmenter(network, fused=False)
     assert fused.describe()["fused_kernels"] == 20
     assert plain.describe()["fused_kernels"] == 0
     one, other = fused.predict(image, probabilities=True), plain.predict(image, probabilities=True)

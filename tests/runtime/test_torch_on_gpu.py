@@ -39,7 +39,7 @@ def images():
 def test_labels_of_the_cpu(trained, images, precision, agreement, cuda_graphs):
     """Near ties are the only pixels that may differ."""
     with (
-        Segmenter(trained, device="cpu") as reference,
+        Segmenter(trained, backend="torch", device="cpu") as reference,
         Segmenter(trained, device="cuda", precision=precision, cuda_graphs=cuda_graphs) as segmenter,
     ):
         wanted = [reference.predict(image, scores=True) for image in images]
@@ -79,7 +79,7 @@ def test_float32_is_float32_whatever_the_process_allows(trained, images, process
 def test_sliding_windows(trained, images, precision, agreement):
     placed = {"mode": "slide", "window": (160, 192), "window_stride": (96, 128), "window_batch": 3}
     with (
-        Segmenter(trained, device="cpu", **placed) as reference,
+        Segmenter(trained, backend="torch", device="cpu", **placed) as reference,
         Segmenter(trained, device="cuda", precision=precision, **placed) as segmenter,
     ):
         for image in images:  # as it is, captured, replayed

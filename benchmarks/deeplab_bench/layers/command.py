@@ -44,7 +44,7 @@ def add_parser(commands: Any) -> None:
                         help="default: the first that profiles such a model")  # fmt: skip
     parser.add_argument("--size", metavar="HxW", help="(default: what a file was exported for, else 512x1024)")
     parser.add_argument("--batch", type=int, default=1, help="images a pass (default: 1)")
-    parser.add_argument("--precision", help="torch: fp32, tf32, fp16 or bf16 (default: fp32)")
+    parser.add_argument("--precision", help="torch: fp32, tf32, fp16 or bf16 (default: fp32); OpenVINO: bf16, fastest")
     parser.add_argument("--no-fused", action="store_true", help="torch: plain torch instead of the fused kernels")
     parser.add_argument("--top", type=int, default=20, metavar="N", help="layers to show (default: 20)")
     add_options(parser, 3.0, "with, and without the profiler")
@@ -111,8 +111,10 @@ def _job(arguments: argparse.Namespace) -> dict[str, Any]:
             raise DeepLabError(f"{option} must be at least 1, got {value}")
     if arguments.seconds <= 0:
         raise DeepLabError(f"--seconds must be positive, got {arguments.seconds}")
-    if backend != "torch" and (arguments.precision or arguments.no_fused):
-        raise DeepLabError("--precision and --no-fused are torch's; an exported file has its own precision")
+    if (backend not in ("torch", "openvino") and arguments.precision) or (backend != "torch" and arguments.no_fused):
+        raise DeepLabError(
+            "--precision is torch's and OpenVINO's, --no-fused torch's; an exported file has its own precision"
+        )
     size = parse_size(arguments.size) if arguments.size else _SIZE if backend == "torch" else (None, None)
     return {
         "model": arguments.model,

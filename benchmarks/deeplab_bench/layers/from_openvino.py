@@ -34,17 +34,16 @@ def profile(job: dict[str, Any]) -> Profile:
     if job["device"] not in ("auto", "cpu"):
         raise BackendError("layers of OpenVINO models are profiled on the CPU; use --device cpu")
     path = Path(job["model"])
-    runner = openvino_runner.open_file(path, "cpu", job["threads"])
+    runner = openvino_runner.open_file(path, "cpu", job["threads"], job["precision"])
     manifest: Manifest = runner.manifest
     batch, size = make_batch(manifest, job)
     total = measure(lambda: runner.run(batch), job["seconds"])
     compute = runner.compute
     runner.close()
     core = openvino.Core()
-    settings: dict[str, Any] = {"INFERENCE_PRECISION_HINT": compute, "PERFORMANCE_HINT": "LATENCY", "PERF_COUNT": True}
-    if job["threads"] is not None:
-        settings["INFERENCE_NUM_THREADS"] = job["threads"]
-    compiled = core.compile_model(core.read_model(str(path)), "CPU", settings)
+    compiled = openvino_runner.compile_model(
+        core, core.read_model(str(path)), "CPU", compute, job["threads"], PERF_COUNT=True
+    )
     request = compiled.create_infer_request()
     counters: list[list[Counter]] = []
 
@@ -178,6 +177,8 @@ def _info(node: Any, name: str) -> str:
 
 def _runtime_bytes(port: Any) -> int:
     kind = _info(port.get_node(), "outputPrecisions").split(",")[0]
+    if kind == "dynamic":  # of a node that did not have to run
+        return 0
     return prod(port.get_shape()) * max(8, int(kind.lstrip("abfiuolen") or 8)) // 8
 
 

@@ -27,6 +27,7 @@ from .jobs import (
     PeerBench,
     Result,
     Way,
+    by_hand_ways,
     find_network,
     make_jobs,
     own_ways,
@@ -37,6 +38,7 @@ from .models import PEERS
 
 # A peer's time is compared with our best of its class.
 _CLASSES = {"fp32": "32 bits", "tf32": "tf32", "fp16": "16 bits", "bf16": "16 bits", "int8": "8 bits", "fp8": "8 bits"}
+_STEPS = ("forward", "end_to_end")
 _START_S = 20.0  # a process with torch and a peer in it, and the comparison of the outputs
 _COMPILE_S = 60.0
 _UNSTEADY = 0.1  # rounds further apart than this are worth a note
@@ -66,6 +68,15 @@ def add_parser(commands: Any) -> None:
     parser.add_argument(
         "--ours", action="append", default=[], metavar="BACKEND:PRECISION",
         help=f"how ours runs (repeatable; default: all that this machine has); backends: {', '.join(OURS)}",
+    )  # fmt: skip
+    parser.add_argument(
+        "--by-hand", action="store_true",
+        help="also the peer's network exported by torch.onnx.export to ONNX Runtime and OpenVINO (CPU)",
+    )  # fmt: skip
+    parser.add_argument("--end-to-end", action="store_true", help="time that step alone, not the network alone too")
+    parser.add_argument(
+        "--wait-quiet", type=float, default=0.0, metavar="S",
+        help="before each timing wait up to S seconds until other processes leave the processors alone",
     )  # fmt: skip
     parser.add_argument("--no-compile", action="store_true", help="leave torch.compile out on both sides")
     parser.add_argument("--rounds", type=int, default=3, help="alternating rounds (default: 3)")
@@ -100,6 +111,8 @@ def _check(arguments: argparse.Namespace) -> None:
         raise DeepLabError("--seconds must be positive and --rounds at least 1")
     if arguments.threads is not None and arguments.threads < 1:
         raise DeepLabError(f"--threads must be at least 1, got {arguments.threads}")
+    if arguments.by_hand and arguments.device == "cuda":
+        raise DeepLabError("--by-hand exports to a CPU's runtimes; use --device cpu")
     if arguments.names and arguments.peer:
         raise DeepLabError("--peer chooses the default networks of a peer; give either networks or --peer")
 
@@ -130,17 +143,28 @@ def _plan(
     ways: dict[str, list[Way]] = {}
     for network in networks:
         theirs, more = peer_ways(network.peer, device, compiled=compiled, torch_tensorrt=there["torch_tensorrt"])
-        ways[network.name] = [*theirs, *ours]
-        left_out += [one for one in more if one not in left_out]
+        hand, without = by_hand_ways(network.peer, network.mode) if arguments.by_hand else ([], [])
+        ways[network.name] = [*theirs, *hand, *ours]
+        left_out += [one for one in (*more, *without) if one not in left_out]
     for one in left_out:
         campaign.leave_out(**one)
     threads = arguments.threads or len(os.sched_getaffinity(0))
-    return make_jobs(networks, ways, arguments.rounds, device=device, threads=threads, seconds=arguments.seconds)
+    steps = ["end_to_end"] if arguments.end_to_end else list(_STEPS)
+    return make_jobs(
+        networks,
+        ways,
+        arguments.rounds,
+        device=device,
+        threads=threads,
+        seconds=arguments.seconds,
+        steps=steps,
+        wait_quiet_s=arguments.wait_quiet,
+    )
 
 
 def _task(bench: PeerBench, job: Job) -> Task:
     name = f"{job['name']}: {job['path']}, round {job['round'] + 1}"
-    compiles = (job["side"] == "peer" and job["compile"] is not None) or job.get("compiled", False)
+    compiles = job.get("compile") is not None or job.get("compiled", False)
     seconds = _START_S + 2.5 * job["seconds"] + (_COMPILE_S if compiles else 0.0)
     return Task(name, seconds, lambda limit: bench.measure_one(job, limit))
 
@@ -160,8 +184,9 @@ def _cells(result: Result, results: Sequence[Result], device: str) -> list[str]:
         return [result["path"], f"failed: {result['error']}", *["-"] * (len(headers) - 2)]
     cells = [result["path"]]
     if device == "cuda":
-        cells += [f"{result['steps'][step]['median_ms']:.2f}" for step in ("forward", "end_to_end")]
-    for step in ("forward", "end_to_end"):
+        times = [result["steps"].get(step) for step in _STEPS]
+        cells += ["-" if time is None else f"{time['median_ms']:.2f}" for time in times]
+    for step in _STEPS:
         best = _our_best(result, results, step)
         cells.append("-" if best is None else f"{result['steps'][step]['median_ms'] / best:.2f}")
     eager = next((r for r in results if r["path"] == f"{r['peer']} fp32 eager" and not is_error(r)), None)
@@ -176,7 +201,11 @@ def _our_best(result: Result, results: Sequence[Result], step: str) -> float | N
     times = [
         float(other["steps"][step]["median_ms"])
         for other in results
-        if other["side"] == "ours" and not is_error(other) and _CLASSES[other["precision"]] == kind
+        if other["side"] == "ours"
+        and not is_error(other)
+        and _CLASSES[other["precision"]] == kind
+        and step in other["steps"]
+        and step in result["steps"]
     ]
     return min(times, default=None)
 
@@ -235,6 +264,10 @@ def _protocol(jobs: Sequence[Job], there: dict[str, Any]) -> dict[str, Any]:
         "rounds": max(job["round"] for job in jobs) + 1,
         "seconds": jobs[0]["seconds"],
         "environment": KEEP_MEMORY,
+        "default_allocator": "that way alone runs without these variables, as the peer's users start it",
+        "by_hand": "the peer's network traced at this size, torch.onnx.export (opset 17), float input normalised by "
+        "OpenCV in place; resize and argmax in the graph or by OpenCV and numpy, whichever the first round finds "
+        "faster; int8: NNCF's defaults, the rest in OpenVINO's default type",
         "peer_python_version": there["python"],
         "peer_versions": there["versions"],
     }

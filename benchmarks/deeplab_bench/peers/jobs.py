@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import contextlib
+import importlib.util
 import os
 import tempfile
 from collections.abc import Sequence
@@ -21,9 +22,11 @@ from deeplab_infer.runtime import available_backends
 
 from ..measuring.processes import KEEP_MEMORY, in_own_process
 from .models import PEERS
+from .own_worker import needs_file
 
 _OWN_WORKER = "deeplab_bench.peers.own_worker"
 _PEER_WORKER = "deeplab_bench.peers.worker"
+_BY_HAND_WORKER = "deeplab_bench.peers.by_hand"
 _CITYSCAPES = "deeplabv3plus_{}-d8_4xb2-80k_cityscapes-512x1024"
 DEFAULTS: dict[str, dict[str, tuple[str, ...]]] = {
     "cpu": {
@@ -55,13 +58,21 @@ OURS: dict[str, tuple[str, dict[str, bool], str]] = {
     "tensorrt": ("tensorrt", {}, "tensorrt"),
 }
 _OURS_ON = {
-    "cpu": ("reference:fp32", "torch:fp32", "torch-compiled:fp32", "onnxruntime:fp32", "openvino:fp32"),
+    "cpu": (
+        "reference:fp32", "torch:fp32", "torch-compiled:fp32", "onnxruntime:fp32", "openvino:fp32", "openvino:bf16",
+        "openvino:int8",
+    ),
     "cuda": (
         "reference:fp32", "torch:fp32", "torch:fp16", "torch-compiled:fp32", "torch-compiled:fp16", "onnxruntime:fp32",
         "tensorrt:fp32", "tensorrt:fp16",
     ),
 }  # fmt: skip
+# A peer's network exported by hand: runtime and precision; eight bits by NNCF.
+_BY_HAND = (("onnxruntime", "fp32"), ("openvino", "fp32"), ("openvino", "bf16"), ("openvino", "int8"))
+_CALIBRATION = 8  # scenes that eight bits are calibrated with, on both sides
 _TENSORRT = {"backend": "torch_tensorrt"}
+
+PLAIN = "default allocator"
 
 Job = dict[str, Any]
 Result = dict[str, Any]
@@ -147,6 +158,11 @@ def peer_ways(peer: str, device: str, *, compiled: bool, torch_tensorrt: bool) -
         return Way(f"{peer} {precision} {how}", "peer", "torch", precision, {"compile": compile_options})
 
     ways = [way("fp32", "eager", None)]
+    if device == "cpu":
+        # As its users start it: glibc gives every large tensor back to the system.
+        ways.append(
+            Way(f"{peer} fp32 eager, {PLAIN}", "peer", "torch", "fp32", {"compile": None, "plain_memory": True})
+        )
     if compiled:
         ways.append(way("fp32", "compiled", {}))
     if device == "cpu":
@@ -158,6 +174,21 @@ def peer_ways(peer: str, device: str, *, compiled: bool, torch_tensorrt: bool) -
     if torch_tensorrt:
         return [*ways, way("fp32", "torch-tensorrt", _TENSORRT), way("fp16", "torch-tensorrt", _TENSORRT)], []
     return ways, [{"name": f"{peer} torch-tensorrt", "reason": "torch_tensorrt is not installed beside the peer"}]
+
+
+def by_hand_ways(peer: str, mode: str) -> tuple[list[Way], LeftOut]:
+    """A peer's network as its users export it to a CPU's runtimes, and what is left out."""
+    if mode == "slide":
+        return [], [{"name": f"{peer} by hand", "reason": "windows are not in an exported network"}]
+    ways, left_out = [], []
+    for backend, precision in _BY_HAND:
+        path = f"{peer} {precision} by hand, {backend}"
+        reason = _unavailable(backend, "cpu") or _precision_unavailable(backend, precision)
+        if reason:
+            left_out.append({"name": path, "reason": reason})
+        else:
+            ways.append(Way(path, "peer", backend, precision, {"by_hand": True, "calibration": _CALIBRATION}))
+    return ways, left_out
 
 
 def own_ways(asked: Sequence[str], device: str, *, compiled: bool) -> tuple[list[Way], LeftOut]:
@@ -176,14 +207,14 @@ def own_ways(asked: Sequence[str], device: str, *, compiled: bool) -> tuple[list
                 f"{', '.join(PRECISIONS)}"
             )
         backend, options, called = OURS[name]
-        reason = _unavailable(backend, device)
+        reason = _unavailable(backend, device) or _precision_unavailable(backend, precision)
         if asked and reason:
             raise DeepLabError(f"--ours {text}: {reason}")
         path = f"{called} {precision}" if called != "reference" or precision != "fp32" else called
         if reason or (not asked and options.get("compiled") and not compiled):
             left_out.append({"name": path, "reason": reason or "--no-compile"})
         else:
-            ways.append(Way(path, "ours", backend, precision, dict(options)))
+            ways.append(Way(path, "ours", backend, precision, {**options, "calibration": _CALIBRATION}))
     return ways, left_out
 
 
@@ -202,6 +233,19 @@ def _unavailable(backend: str, device: str) -> str | None:
     return None
 
 
+def _precision_unavailable(backend: str, precision: str) -> str | None:
+    if backend != "openvino":
+        return None
+    if precision == "int8" and importlib.util.find_spec("nncf") is None:
+        return "nncf is not installed; run: pip install 'deeplab-infer[openvino-int8]'"
+    if precision == "bf16":
+        import openvino
+
+        if "BF16" not in openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
+            return "this CPU has no bfloat16 arithmetic"
+    return None
+
+
 def make_jobs(
     networks: Sequence[Network],
     ways: dict[str, list[Way]],
@@ -210,6 +254,8 @@ def make_jobs(
     device: str,
     threads: int,
     seconds: float,
+    steps: Sequence[str] = ("forward", "end_to_end"),
+    wait_quiet_s: float = 0.0,
 ) -> list[Job]:
     """One job a network, a round and a way, so that the ways of a network alternate; JSON-able.
 
@@ -217,6 +263,8 @@ def make_jobs(
         networks: to run.
         ways: by the network's name.
         rounds, seconds: rounds, and seconds of a step in each.
+        steps: that are timed.
+        wait_quiet_s: seconds that each waits for other processes to end.
         device, threads: of both sides.
     """
     return [
@@ -235,6 +283,8 @@ def make_jobs(
             "device": device,
             "threads": threads,
             "seconds": seconds,
+            "steps": list(steps),
+            "wait_quiet_s": wait_quiet_s,
             "exact": way.precision == "fp32",
             "round": index,
             **way.options,
@@ -262,7 +312,9 @@ class PeerBench:
         self._stack = contextlib.ExitStack()
         self._folder = Path()
         self._prepared: dict[str, dict[str, Any]] = {}
-        self._exported: dict[tuple[str, str, bool], dict[str, Any]] = {}
+        self._exported: dict[tuple[str, str, str], dict[str, Any]] = {}
+        self._traced: dict[str, dict[str, Any]] = {}
+        self._posts: dict[str, dict[str, Any]] = {}
         self._failed: dict[str, Result] = {}
 
     def __enter__(self) -> PeerBench:
@@ -310,12 +362,14 @@ class PeerBench:
             return {"error": f"the peer's network: {prepared['error']}"}
         folder = self._folder_of(job)
         job = {**job, "what": "measure", "folder": str(folder), "view": prepared["view"]}
-        if job["side"] == "peer":
+        if job.get("by_hand"):
+            answer = self._by_hand(job, limit_s)
+        elif job["side"] == "peer":
             answer = self._ask_peer(job, limit_s)
         else:
-            exported = {} if job["backend"] == "torch" else self._export(job, limit_s)
+            exported = self._export(job, limit_s) if needs_file(job["backend"], job["precision"]) else {}
             answer = exported if "error" in exported else _ask_ours(job, limit_s)
-        notes = [f"{prepared['classes_found']} classes in the reference labels"]
+        notes = [f"{prepared['classes_found']} classes in the reference labels", *answer.pop("post_notes", [])]
         windows = _windows(job, prepared["window"])
         return {**answer, "windows": windows, "view": prepared["view"], "notes": notes}
 
@@ -336,18 +390,38 @@ class PeerBench:
         return self._prepared[name]
 
     def _export(self, job: Job, limit_s: float | None) -> dict[str, Any]:
-        key = (job["name"], job["precision"], job["backend"] == "tensorrt")
+        key = (job["name"], job["precision"], job["backend"])
         if key not in self._exported:
-            answer = _ask_ours({**job, "what": "export", "engine": key[2]}, limit_s)
+            answer = _ask_ours({**job, "what": "export"}, limit_s)
             self._exported[key] = {"error": f"the export: {answer['error']}"} if "error" in answer else answer
         return self._exported[key]
+
+    def _by_hand(self, job: Job, limit_s: float | None) -> dict[str, Any]:
+        """Traced by the peer, exported and run by us; the first round finds where resize and argmax are faster."""
+        name, key = job["name"], job["key"]
+        if name not in self._traced:
+            self._traced[name] = self._ask_peer({**job, "what": "trace"}, limit_s)
+        if "error" in self._traced[name]:
+            return {"error": f"tracing: {self._traced[name]['error']}"}
+        job = {**job, **self._traced[name], **self._posts.get(key, {})}
+        if key not in self._posts:
+            converted = in_own_process(_BY_HAND_WORKER, {**job, "what": "convert"}, KEEP_MEMORY, limit_s=limit_s)
+            if "error" in converted:
+                return {"error": f"the export: {converted['error']}"}
+        answer = in_own_process(_BY_HAND_WORKER, job, KEEP_MEMORY, limit_s=limit_s)
+        if "post" in answer:
+            self._posts[key] = {"post": answer["post"]}
+        return answer
 
     def _folder_of(self, job: Job) -> Path:
         return self._folder / job["name"].replace(":", "_")
 
     def _ask_peer(self, job: Job, limit_s: float | None = None) -> dict[str, Any]:
         path = [str(self._folder / "path"), os.environ.get("PYTHONPATH", "")]
-        environment = {**KEEP_MEMORY, "PYTHONPATH": os.pathsep.join(part for part in path if part)}
+        environment = {
+            **({} if job.get("plain_memory") else KEEP_MEMORY),
+            "PYTHONPATH": os.pathsep.join(part for part in path if part),
+        }
         try:
             return in_own_process(_PEER_WORKER, job, environment, python=self.python, limit_s=limit_s)
         except OSError as error:

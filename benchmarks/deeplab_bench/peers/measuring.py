@@ -15,6 +15,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from ..measuring.others import OthersCpu, wait_for_quiet
 from ..measuring.timing import measure
 
 # Float32 against float32: what rounding in another order can do.
@@ -42,7 +43,9 @@ def measure_side(side: Side, job: dict[str, Any]) -> dict[str, Any]:
     Args:
         side: what to measure.
         job: ``folder`` with image.npy (RGB), labels.npy and logits.npy; ``view``: (height, width) that one pass sees;
-            ``exact``: whether the outputs must equal the reference; ``seconds`` a step.
+            ``exact``: whether the outputs must equal the reference; ``seconds`` a step; ``steps``: names of those to
+            time, both where there is none; ``wait_quiet_s``: seconds to wait for other processes to end, 0 where
+            there is none.
 
     Returns:
         ``agreement``, ``logits_difference`` (of the logits' range), ``first_call_s`` (compilation included), and
@@ -63,9 +66,17 @@ def measure_side(side: Side, job: dict[str, Any]) -> dict[str, Any]:
         "forward": lambda: side.logits(view),
         "end_to_end": lambda: side.labels(pixels),
     }
-    answer["steps"] = {name: measure(run, job["seconds"]).to_dict() for name, run in steps.items()}
+    asked = job.get("steps") or list(steps)
+    answer["steps"] = {name: _timed(steps[name], job) for name in asked}
     answer["memory"] = _memory()
     return answer
+
+
+def _timed(step: Callable[[], Any], job: dict[str, Any]) -> dict[str, Any]:
+    """One step, on a quiet machine where the job waits for one, and what others took of the processors meanwhile."""
+    wait_for_quiet(job.get("wait_quiet_s", 0.0))
+    others = OthersCpu()
+    return {**measure(step, job["seconds"]).to_dict(), "others_cpu": others.share()}
 
 
 def compare(

@@ -47,15 +47,22 @@ class OwnSide:
 def run_job(job: dict[str, Any]) -> dict[str, Any]:
     """Do what ``job["what"]`` says.
 
-    ``export``: write the network in ``folder`` as ONNX, and as an engine where ``engine`` says so. ``measure``: time
-    one way of running it.
+    ``export``: write the network in ``folder`` as ``backend`` takes it. ``measure``: time one way of running it.
     """
     return {"export": _export, "measure": _measure}[job["what"]](job)
 
 
-def file_name(precision: str, engine: bool) -> str:
+_SUFFIXES = {"onnxruntime": ".onnx", "tensorrt": ".engine", "openvino": ".xml"}
+
+
+def needs_file(backend: str, precision: str) -> bool:
+    """Whether a way runs an exported file, and not the network itself: OpenVINO takes it in fp32 and bf16."""
+    return backend != "torch" and (backend != "openvino" or precision == "int8")
+
+
+def file_name(precision: str, backend: str) -> str:
     """Name of the exported file in a network's folder."""
-    return f"ours_{precision}{'.engine' if engine else '.onnx'}"
+    return f"ours_{precision}{_SUFFIXES[backend]}"
 
 
 def _load(folder: str) -> DeepLab:
@@ -71,16 +78,34 @@ def _export(job: dict[str, Any]) -> dict[str, Any]:
     from deeplab_export import build_engine, export_onnx
 
     torch.set_num_threads(job["threads"])
-    folder, precision = Path(job["folder"]), job["precision"]
+    folder, precision, backend = Path(job["folder"]), job["precision"], job["backend"]
     model = _load(job["folder"])
+    path = folder / file_name(precision, backend)
+    if backend == "openvino":
+        _export_openvino(model, path, job)
+        return {"file": path.name}
     height, width = job["view"]
-    batch = _WINDOWS_AT_ONCE if model.config.test_mode == "slide" else 1
-    path = folder / file_name(precision, engine=False)
-    export_onnx(model, path, precision=precision, batch=batch, height=height, width=width)
-    if job["engine"]:
-        path = folder / file_name(precision, engine=True)
-        build_engine(folder / file_name(precision, engine=False), path)
+    graph = folder / file_name(precision, "onnxruntime")
+    export_onnx(model, graph, precision=precision, batch=_batch(model), height=height, width=width)
+    if backend == "tensorrt":
+        build_engine(graph, path)
     return {"file": path.name}
+
+
+def _export_openvino(model: DeepLab, path: Path, job: dict[str, Any]) -> None:
+    from deeplab_export import Calibration, Signature, TracedNetwork
+    from deeplab_export.openvino_export import export_openvino
+    from deeplab_export.precision import PRECISIONS
+
+    height, width = ((side, side, side) for side in job["view"])
+    batch = _batch(model)
+    signature = Signature(batch=(batch,) * 3 if isinstance(batch, int) else batch, height=height, width=width)
+    traced = TracedNetwork(model, signature, calibration=Calibration(count=job["calibration"]))
+    export_openvino(traced, path, PRECISIONS[job["precision"]])
+
+
+def _batch(model: DeepLab) -> int | tuple[int, int, int]:
+    return _WINDOWS_AT_ONCE if model.config.test_mode == "slide" else 1
 
 
 def _measure(job: dict[str, Any]) -> dict[str, Any]:
@@ -94,17 +119,14 @@ def _measure(job: dict[str, Any]) -> dict[str, Any]:
 
 
 def _segmenter(job: dict[str, Any]) -> Segmenter:
-    options = {"backend": job["backend"], "device": job["device"], "threads": job["threads"]}
-    if job["backend"] != "torch":
-        engine = job["backend"] == "tensorrt"
-        return Segmenter(Path(job["folder"]) / file_name(job["precision"], engine), **options)
-    return Segmenter(
-        _load(job["folder"]),
-        **options,
-        fused=job["fused"],
-        precision=job["precision"],
-        compiled=job["compiled"],
-    )
+    backend, precision = job["backend"], job["precision"]
+    options = {"backend": backend, "device": job["device"], "threads": job["threads"]}
+    if needs_file(backend, precision):
+        # What eight bits leave in floating point runs as fast as the CPU can.
+        asked = "fastest" if backend == "openvino" else None
+        return Segmenter(Path(job["folder"]) / file_name(precision, backend), **options, precision=asked)
+    options |= {"fused": job["fused"], "compiled": job["compiled"]} if backend == "torch" else {}
+    return Segmenter(_load(job["folder"]), **options, precision=precision)
 
 
 if __name__ == "__main__":

@@ -25,9 +25,10 @@ def run_job(job: dict[str, Any]) -> dict[str, Any]:
     """Do what ``job["what"]`` says.
 
     ``look``: which of ``peers`` can be imported, and all versions. ``prepare``: build ``network`` of ``peer``, write
-    its checkpoint, labels and logits of the image into ``folder``. ``measure``: time one way of running it.
+    its checkpoint, labels and logits of the image into ``folder``. ``trace``: write it as TorchScript there, for
+    `by_hand`. ``measure``: time one way of running it.
     """
-    return {"look": _look, "prepare": _prepare, "measure": _measure}[job["what"]](job)
+    return {"look": _look, "prepare": _prepare, "trace": _trace, "measure": _measure}[job["what"]](job)
 
 
 def _look(job: dict[str, Any]) -> dict[str, Any]:
@@ -63,6 +64,17 @@ def _prepare(job: dict[str, Any]) -> dict[str, Any]:
         "window": None if model.window is None else list(model.window),
         "classes_found": len(np.unique(labels)),
     }
+
+
+def _trace(job: dict[str, Any]) -> dict[str, Any]:
+    model = _build(job)
+    folder = Path(job["folder"])
+    model.load(folder / "checkpoint.pth")
+    image = np.load(folder / "image.npy")
+    if model.channel_order == "bgr":
+        image = np.ascontiguousarray(image[..., ::-1])
+    model.trace(folder / "by_hand.pt", image)
+    return {"normalisation": {**model.normalisation(), "channel_order": model.channel_order}}
 
 
 def _measure(job: dict[str, Any]) -> dict[str, Any]:

@@ -46,6 +46,10 @@ class PeerModel(abc.ABC):
         """The 1x1 convolution that gives the logits."""
 
     @abc.abstractmethod
+    def normalisation(self) -> dict[str, Any]:
+        """``mean`` and ``std`` of the network's channels, 0..255; ``swap``: whether they are the pixels' in reverse."""
+
+    @abc.abstractmethod
     def to_input(self, pixels: NDArray[np.uint8]) -> Tensor:
         """Pixels uint8 [H, W, 3] in host memory, normalised as the peer does it: float32 [1, 3, H, W] on the device."""
 
@@ -109,6 +113,12 @@ class PeerModel(abc.ABC):
         """Write a checkpoint file as the peer's users have it."""
         torch.save(self.checkpoint(), path)
 
+    def trace(self, path: str | os.PathLike[str], pixels: NDArray[np.uint8]) -> None:
+        """Write the network as TorchScript for inputs of one size: normalised image to logits and full-size labels."""
+        with torch.no_grad():
+            traced = torch.jit.trace(_ForExport(self), self.to_input(pixels), check_trace=False)
+        torch.jit.save(traced, str(path))
+
     def load(self, path: str | os.PathLike[str]) -> None:
         """Take the weights of a checkpoint that `save` wrote."""
         self.load_checkpoint(torch.load(path, map_location=self.device, weights_only=True))
@@ -117,6 +127,20 @@ class PeerModel(abc.ABC):
         if self._dtype == torch.float32:
             return x
         return x.to(dtype=self._dtype, memory_format=torch.channels_last)
+
+
+class _ForExport(nn.Module):
+    """What a peer's users give to `torch.onnx.export`."""
+
+    def __init__(self, peer: PeerModel) -> None:
+        super().__init__()
+        self.model = peer.model
+        self._peer = [peer]  # in a list: not a submodule
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Logits [1, C, h, w], and the labels [1, H, W] of the logits at full size."""
+        (peer,) = self._peer
+        return peer.network(x), peer.full(x).argmax(1)
 
 
 def pixels_to_tensor(pixels: NDArray[np.uint8]) -> Tensor:

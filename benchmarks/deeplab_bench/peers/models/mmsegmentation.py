@@ -61,6 +61,15 @@ class MmsegModel(PeerModel):
         layer: nn.Conv2d = self._segmentor.decode_head.conv_seg
         return layer
 
+    def normalisation(self) -> dict[str, Any]:
+        """See `PeerModel`."""
+        prepare = self._segmentor.data_preprocessor
+        return {
+            "mean": prepare.mean.flatten().tolist(),
+            "std": prepare.std.flatten().tolist(),
+            "swap": bool(prepare.channel_conversion),
+        }
+
     def to_input(self, pixels: NDArray[np.uint8]) -> Tensor:
         """See `PeerModel`; the model's own data preprocessor."""
         made: Tensor = self._segmentor.data_preprocessor({"inputs": [pixels_to_tensor(pixels)]}, False)["inputs"]

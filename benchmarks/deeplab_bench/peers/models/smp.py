@@ -43,6 +43,11 @@ class SmpModel(PeerModel):
         layer: nn.Conv2d = self._parts.segmentation_head[0]
         return layer
 
+    def normalisation(self) -> dict[str, Any]:
+        """See `PeerModel`."""
+        mean, std = (values.flatten() * 255 for values in (self._mean, self._std))
+        return {"mean": mean.tolist(), "std": std.tolist(), "swap": False}
+
     def to_input(self, pixels: NDArray[np.uint8]) -> Tensor:
         """See `PeerModel`."""
         return normalised(pixels, self._mean, self._std)
