@@ -315,7 +315,7 @@ def multiply_adds(name: str, args: Sequence[Any], output: Tensor) -> int:
         return output.numel() * prod(args[1].shape[1:])
     if name in _FUSED_WEIGHTS:
         return output.numel() * prod(args[_FUSED_WEIGHTS[name]].shape[2:])
-    return output.numel() * int(args[0].shape[-1]) if KINDS[name] == "matmul" else 0
+    return output.numel() * int(args[0].shape[-1]) if KINDS.get(name) == "matmul" else 0
 
 
 def traffic(tensors: Any, element_bytes: int | None = None) -> int:
