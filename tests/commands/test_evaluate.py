@@ -85,10 +85,11 @@ def test_evaluation(models, tmp_path, capsys):
     size = ["--count", "1", "--size", "32x64", "-q"]
     assert evaluate.main([models["m.safetensors"], *size]) == 0
     assert "mean" in capsys.readouterr().out
-    assert evaluate.main([models["m.safetensors"], *size, "--json", "-"]) == 0
-    result = json.loads(capsys.readouterr().out)
-    assert 0 <= result["miou"] <= 1
-    assert result["backend"] == "torch"
+    for backend, runs_on in (("auto", "openvino"), ("torch", "torch")):
+        assert evaluate.main([models["m.safetensors"], *size, "--backend", backend, "--json", "-"]) == 0
+        result = json.loads(capsys.readouterr().out)
+        assert 0 <= result["miou"] <= 1
+        assert result["backend"] == runs_on
     assert evaluate.main([models["three.safetensors"], *size]) == 2
     assert "3 classes" in capsys.readouterr().err
     assert evaluate.main([models["m.safetensors"], "--count", "0"]) == 2
@@ -139,7 +140,7 @@ def test_what_the_json_says_about_the_run(models, tmp_path, capsys):
 def test_the_formats_of_one_network_agree(models, tmp_path, capsys):
     names = [models[name] for name in ("m.safetensors", "m.onnx", "m.xml")]
     found = run_json(capsys, *names, *SMALL, "--min-agreement", "0.999", "--agreement-map", tmp_path / "maps")
-    assert [model["backend"] for model in found["models"]] == ["torch", "onnxruntime", "openvino"]
+    assert [model["backend"] for model in found["models"]] == ["openvino", "onnxruntime", "openvino"]
     for comparison in found["comparisons"]:
         # All pixels; float32 sums in another order may turn a tie.
         assert round((1 - comparison["agreement"]) * 2 * HEIGHT * WIDTH) <= 1
