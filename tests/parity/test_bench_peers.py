@@ -121,7 +121,8 @@ def test_as_a_user_runs_it(tmp_path):
     assert done.returncode == 0, done.stderr + done.stdout
     record = json.loads((tmp_path / "p.json").read_text())
     assert [result["path"] for result in record["results"]] == [
-        "mmsegmentation fp32 eager", "reference", "torch fp32", "onnxruntime fp32",
+        "mmsegmentation fp32 eager", "mmsegmentation fp32 eager, default allocator", "reference", "torch fp32",
+        "onnxruntime fp32",
     ]  # fmt: skip
     assert all(result["agreement"] >= 0.9999 for result in record["results"])
     assert record["protocol"]["peer_versions"]["mmsegmentation"]
