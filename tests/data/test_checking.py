@@ -99,7 +99,8 @@ def test_many_problems():
     assert len(report.problems) == 14
     assert "and 4 more problems" in str(report)
     assert report.warnings() == []
-    assert check_dataset(Given([0, 7])).problems[0].problem == "item 0: label 7 is none of the 3 classes"
+    (problem,) = check_dataset(Given([0, 7])).problems
+    assert (problem.file, problem.problem) == ("item 0", "label 7 is none of the 3 classes")
 
 
 def test_a_part_evenly_spread():
