@@ -6,7 +6,7 @@ from .fold_batchnorm import fold_batchnorm
 from .fold_image_pooling import fold_image_pooling
 from .fusion import FusedPart, FusionReport, fuse, unfuse
 from .remove_training_parts import remove_training_parts
-from .rewrites import REWRITES, AppliedRewrite, Rewrite, optimise
+from .rewrites import REWRITES, AppliedRewrite, Rewrite, applied_names, optimise
 
 __all__ = [
     "REWRITES",
@@ -14,6 +14,7 @@ __all__ = [
     "FusedPart",
     "FusionReport",
     "Rewrite",
+    "applied_names",
     "drop_void_taps",
     "fold_batchnorm",
     "fold_image_pooling",

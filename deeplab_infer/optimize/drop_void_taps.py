@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from ..models import DeepLab
 from ..models.blocks import ConvBnRelu
 from .padding_regions import SplitConvBnRelu, void_share, with_taps
+from .work import on_meta
 
 Size = tuple[int, int]
 
@@ -65,11 +66,13 @@ def why_no_void_taps(model: DeepLab, size: Size | None) -> str:
 def input_sizes(model: nn.Module, size: Size) -> dict[str, Size]:
     """(height, width) of what every convolution reads, for an input of ``size``; nothing is computed."""
     found: dict[str, Size] = {}
-    ghost = copy.deepcopy(model).to("meta")
-    for name, layer in _convolutions(ghost).items():
-        layer.register_forward_pre_hook(_recorder(found, name))
+    ghost = on_meta(model)
+    layers = _convolutions(ghost).items()
+    hooks = [layer.register_forward_pre_hook(_recorder(found, name)) for name, layer in layers]
     with torch.no_grad():
         ghost(torch.empty(1, 3, *size, device="meta", dtype=next(ghost.parameters()).dtype))
+    for hook in hooks:  # a network that is without data already is not copied
+        hook.remove()
     return found
 
 

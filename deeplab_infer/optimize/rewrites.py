@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
 
 from ..models import DeepLab
@@ -42,6 +42,11 @@ class AppliedRewrite:
     summary: str
     applied: bool
     reason: str = ""
+
+
+def applied_names(report: Iterable[AppliedRewrite]) -> tuple[str, ...]:
+    """Names of the rewrites that were applied, in their order; a manifest keeps these."""
+    return tuple(rewrite.name for rewrite in report if rewrite.applied)
 
 
 REWRITES: tuple[Rewrite, ...] = (

@@ -450,6 +450,13 @@ def on_meta(model: Network | ModelConfig | str) -> Network | DeepLab:
     if isinstance(model, nn.Module):
         if all(parameter.is_meta for parameter in model.parameters()):
             return model
-        return unfuse(copy.deepcopy(model).to("meta")).eval()
+        tensors = (*model.parameters(), *model.buffers())
+        ghosts = {id(tensor): _ghost(tensor) for tensor in tensors}  # deepcopy takes these: no weight is copied
+        return unfuse(copy.deepcopy(model, ghosts)).eval()
     with torch.device("meta"):
         return build_model(model).eval()
+
+
+def _ghost(tensor: Tensor) -> Tensor:
+    ghost = tensor.detach().to("meta")
+    return nn.Parameter(ghost, tensor.requires_grad) if isinstance(tensor, nn.Parameter) else ghost

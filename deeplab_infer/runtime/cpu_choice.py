@@ -8,16 +8,9 @@ from dataclasses import dataclass
 
 from .base import FASTEST
 
-# Order by the precision that an .onnx file holds (docs/cpu.md has the figures). OpenVINO computes eight bits and
-# float16 files at the speed of the CPU, ONNX Runtime rounds after each layer as the file says.
-ONNX_ORDER: dict[str, tuple[str, ...]] = {
-    "fp32": ("onnxruntime", "openvino"),
-    "tf32": ("onnxruntime", "openvino"),
-    "fp16": ("onnxruntime", "openvino"),
-    "bf16": ("onnxruntime", "openvino"),
-    "int8": ("onnxruntime", "openvino"),
-    "fp8": ("onnxruntime", "openvino"),
-}
+# For .onnx files of every precision. OpenVINO computes eight bits and float16 files at the speed of the CPU, ONNX
+# Runtime rounds after each layer as the file says.
+ONNX_ORDER = ("onnxruntime", "openvino")
 # What OpenVINO does not compute in, and torch does.
 _TORCH_PRECISIONS = ("tf32", "fp16")
 
@@ -72,7 +65,7 @@ def choose_for_onnx(file_precision: str, precision: str | None, installed: Colle
     """
     if precision in ("bf16", FASTEST) and file_precision == "fp32" and "openvino" in installed:
         return Choice("openvino", "it computes float32 files in bfloat16")
-    able = [name for name in ONNX_ORDER[file_precision] if name in installed]
+    able = [name for name in ONNX_ORDER if name in installed]
     if not able:
         return None
     why = f"the faster one for {file_precision} files" if len(able) > 1 else "the only runtime for them installed"

@@ -172,10 +172,12 @@ def _onnxruntime_has_cuda(installed: list[str]) -> bool:
 
 def _refuse_precision(path: Path, precision: str | None) -> None:
     """ONNX Runtime computes in what the file holds."""
+    if precision is None:
+        return
     held = read_onnx_manifest(path).precision
     if precision == FASTEST:
         _log.info("%s: %s, as the file says; OpenVINO computes float32 files in bfloat16", path.name, held)
-    elif precision not in (None, held):
+    elif precision != held:
         raise BackendError(
             f"{path}: holds a {held} model, and ONNX Runtime computes in what the file holds; OpenVINO computes "
             "float32 files in bf16: pip install 'deeplab-infer[openvino]', backend 'openvino'"

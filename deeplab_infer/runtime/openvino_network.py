@@ -14,11 +14,11 @@ import torch
 from numpy.typing import NDArray
 
 from ..configs import ModelConfig
-from ..manifest import Manifest
 from ..models import DeepLab
 from ..optimize import REWRITES, optimise, unfuse
 from ..preprocess import normalise
 from .openvino_runner import (
+    COMPUTE,
     OpenVinoRunner,
     compile_model,
     device_of,
@@ -27,10 +27,9 @@ from .openvino_runner import (
     threads_of,
 )
 from .openvino_sizes import Shape, SizedModels
-from .torch_runner import load_network
+from .torch_runner import load_network, network_manifest
 
 _log = logging.getLogger(__name__)
-_ANY = (1, 1, 1 << 20)
 _TRACED_SIZE = (64, 96)
 
 
@@ -54,7 +53,7 @@ def open_model(
     wanted = device_of(core, device)
     label = network.config.name
     chosen = resolve_precision(core, wanted, precision, label)
-    compute = {"fp32": "f32", "bf16": "bf16"}[chosen]
+    compute = COMPUTE[chosen]
     was_training = network.training
     try:
         graphs = _Graphs(network.eval(), fused)
@@ -62,20 +61,8 @@ def open_model(
         network.train(was_training)
     models = SizedModels(lambda shape: graphs.compile(core, shape, wanted, compute, threads), by_size=wanted == "CPU")
     used = threads_of(models.compiled, wanted)
-    manifest = Manifest(
-        config=network.config,
-        input_kind="uint8",
-        output_kind="logits",
-        precision=chosen,
-        opset=0,
-        batch=_ANY,
-        height=_ANY,
-        width=_ANY,
-        checkpoint_sha256=network.checkpoint_sha256,
-        checkpoint_source=network.checkpoint_source,
-        tools={"openvino": openvino.__version__, "torch": torch.__version__},
-        rewrites=graphs.rewrites,
-    )
+    tools = {"openvino": openvino.__version__, "torch": torch.__version__}
+    manifest = network_manifest(network, chosen, graphs.report, tools)
     return OpenVinoRunner(
         models, manifest, wanted.lower(), compute, threads=used, prepare=_normaliser(network.config, used)
     )
@@ -87,9 +74,8 @@ class _Graphs:
     def __init__(self, network: DeepLab, fused: bool) -> None:
         """Rewrite and convert; the network itself stays as it is."""
         self._fused = fused
-        self._network, report = optimise(network)
+        self._network, self.report = optimise(network)
         unfuse(self._network).requires_grad_(False)
-        self.rewrites = tuple(one.name for one in report if one.applied)
         self._open = convert(self._network)
 
     def compile(self, core: Any, shape: Shape | None, device: str, compute: str, threads: int | None) -> Any:

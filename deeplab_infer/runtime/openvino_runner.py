@@ -20,7 +20,8 @@ from .openvino_sizes import Shape, SizedModels
 from .processors import compute_threads
 
 _log = logging.getLogger(__name__)
-_COMPUTE = {"fp32": "f32", "bf16": "bf16"}
+# From our names of what a float32 network is computed in to OpenVINO's.
+COMPUTE = {"fp32": "f32", "bf16": "bf16"}
 
 
 class OpenVinoRunner:
@@ -172,9 +173,9 @@ def resolve_precision(core: Any, device: str, precision: str | None, label: str)
         BackendError: another precision, or bf16 on a device without it.
     """
     able = computes_in_bf16(core, device)
-    if precision not in (None, FASTEST, *_COMPUTE):
+    if precision not in (None, FASTEST, *COMPUTE):
         raise BackendError(
-            f"OpenVINO computes in {', '.join(_COMPUTE)} or {FASTEST}, not in {precision!r}; int8 comes from an "
+            f"OpenVINO computes in {', '.join(COMPUTE)} or {FASTEST}, not in {precision!r}; int8 comes from an "
             "exported .xml: deeplab-export --int8 --format openvino"
         )
     if precision == "bf16" and not able:
@@ -192,7 +193,7 @@ def _precision(core: Any, device: str, manifest: Manifest, precision: str | None
     """The manifest with what is computed in, and OpenVINO's name of it."""
     if manifest.precision == "fp32":
         chosen = resolve_precision(core, device, precision, path.name)
-        return replace(manifest, precision=chosen), _COMPUTE[chosen]
+        return replace(manifest, precision=chosen), COMPUTE[chosen]
     if precision not in (None, FASTEST, manifest.precision):
         raise BackendError(
             f"{path}: holds a {manifest.precision} model; OpenVINO computes float32 files in {precision}: export one "

@@ -6,7 +6,7 @@ from __future__ import annotations
 import logging
 import os
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -19,7 +19,7 @@ from ..errors import BackendError, DeepLabError
 from ..manifest import Manifest
 from ..models import DeepLab
 from ..ops.tensors import merge_windows, preprocess
-from ..optimize import FusionReport, fuse, optimise, unfuse
+from ..optimize import AppliedRewrite, FusionReport, applied_names, fuse, optimise, unfuse
 from ..preprocess import normalise
 from .base import check_batch
 from .torch_compiled import CompiledNetwork
@@ -73,20 +73,7 @@ class TorchRunner:
         self._network: Callable[[Tensor], Tensor] | None = (
             CompiledNetwork(network, self._compile_mode) if compiled else network
         )
-        self.manifest = Manifest(
-            config=model.config,
-            input_kind="uint8",
-            output_kind="logits",
-            precision=self._precision.name,
-            opset=0,
-            batch=_ANY,
-            height=_ANY,
-            width=_ANY,
-            checkpoint_sha256=model.checkpoint_sha256,
-            checkpoint_source=model.checkpoint_source,
-            rewrites=tuple(rewrite.name for rewrite in rewrites if rewrite.applied),
-            tools={"torch": torch.__version__},
-        )
+        self.manifest = network_manifest(model, self._precision.name, rewrites, {"torch": torch.__version__})
 
     def run(self, batch: NDArray[Any]) -> NDArray[Any]:
         """See `Runner.run`."""
@@ -322,6 +309,33 @@ def open_model(
         return TorchGpuRunner(model, device, fused, precision=precision, compiled=compiled, cuda_graphs=cuda_graphs)
     finally:
         model.train(was_training)
+
+
+def network_manifest(
+    model: DeepLab, precision: str, report: Iterable[AppliedRewrite], tools: dict[str, str]
+) -> Manifest:
+    """What a network promises that runs without a file: uint8 pixels of any size to logits.
+
+    Args:
+        model: with the config and the weights' origin.
+        precision: that it is computed in.
+        report: of `optimise`.
+        tools: versions of what runs it.
+    """
+    return Manifest(
+        config=model.config,
+        input_kind="uint8",
+        output_kind="logits",
+        precision=precision,
+        opset=0,
+        batch=_ANY,
+        height=_ANY,
+        width=_ANY,
+        checkpoint_sha256=model.checkpoint_sha256,
+        checkpoint_source=model.checkpoint_source,
+        rewrites=applied_names(report),
+        tools=tools,
+    )
 
 
 def load_network(model: Any) -> DeepLab:

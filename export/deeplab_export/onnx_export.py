@@ -25,6 +25,7 @@ from deeplab_infer.errors import ExportError
 from deeplab_infer.files import atomic_write
 from deeplab_infer.manifest import METADATA_KEY, Manifest
 from deeplab_infer.models import DeepLab
+from deeplab_infer.optimize import applied_names
 from deeplab_infer.preprocess import normalise
 
 from .calibration import Calibration, calibrate, calibration_images, fit_images
@@ -147,7 +148,7 @@ class TracedNetwork:
         return replace(
             promised_manifest(self.model.config, self.signature, precision),
             kept_layers=tuple(keep),
-            rewrites=tuple(rewrite.name for rewrite in self.rewrites if rewrite.applied),
+            rewrites=applied_names(self.rewrites),
             calibration=self._calibration.to_dict() if precision.eight_bits is not None else None,
             opset=opset,
             checkpoint_sha256=self.model.checkpoint_sha256,
