@@ -77,6 +77,13 @@ class OpenVinoBackend : public Backend {
   std::string device_;
 };
 
+// One a process and never freed: the CPU plugin gives the thread that makes a Core an alternate signal stack, and of two
+// Cores closed in their order of making it leaves that thread an unmapped one (OpenVINO 2026.4.1): the next signal kills.
+ov::Core& shared_core() {
+  static ov::Core* const core = new ov::Core;
+  return *core;
+}
+
 std::string device_of(ov::Core& core, const std::string& wanted) {
   std::string device = wanted == "auto" ? "CPU" : wanted;
   std::transform(device.begin(), device.end(), device.begin(), [](unsigned char c) { return std::toupper(c); });
@@ -125,14 +132,14 @@ OpenedModel open_openvino(const std::string& path, const BackendOptions& options
   if (ir) check_pair(path);
   const std::string metadata = ir ? std::string() : read_onnx_metadata(path, kMetadataKey);
   try {
-    ov::Core core;
+    ov::Core& core = shared_core();
     const std::string device = device_of(core, options.device);
     const std::shared_ptr<ov::Model> model = core.read_model(path);
     OpenedModel opened{parse_manifest(ir ? ir_manifest(path, *model) : metadata, path), nullptr};
     ov::AnyMap settings{ov::hint::inference_precision(compute_type(core, device, opened.manifest, ir)),
                         ov::hint::performance_mode(ov::hint::PerformanceMode::LATENCY)};
     if (options.threads > 0) settings.insert(ov::inference_num_threads(options.threads));
-    const auto compile = [core, model, device, settings](const ov::Shape* shape) mutable {
+    const auto compile = [&core, model, device, settings](const ov::Shape* shape) {
       if (shape == nullptr) return core.compile_model(model, device, settings);
       const std::shared_ptr<ov::Model> copy = model->clone();
       copy->reshape(ov::PartialShape(*shape));

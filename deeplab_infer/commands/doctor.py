@@ -138,7 +138,9 @@ def _onnxruntime(onnxruntime: Any) -> str:
 
 
 def _openvino(openvino: Any) -> str:
-    core = openvino.Core()
+    from ..runtime.openvino_core import shared_core
+
+    core = shared_core()
     names = [f"{name} ({core.get_property(name, 'FULL_DEVICE_NAME')})" for name in core.available_devices]
     return ", ".join(names) or "no device"
 

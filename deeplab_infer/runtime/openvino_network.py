@@ -17,6 +17,7 @@ from ..configs import ModelConfig
 from ..models import DeepLab
 from ..optimize import REWRITES, optimise, unfuse
 from ..preprocess import normalise
+from .openvino_core import shared_core
 from .openvino_runner import (
     COMPUTE,
     OpenVinoRunner,
@@ -49,7 +50,7 @@ def open_model(
         BackendError: not a network, no such device, or a precision that it does not have.
     """
     network = load_network(model)
-    core = openvino.Core()
+    core = shared_core()
     wanted = device_of(core, device)
     label = network.config.name
     chosen = resolve_precision(core, wanted, precision, label)

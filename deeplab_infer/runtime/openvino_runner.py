@@ -10,12 +10,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import openvino
 from numpy.typing import NDArray
 
 from ..errors import BackendError, ModelFileError
 from ..manifest import METADATA_KEY, Manifest, read_onnx_manifest
 from .base import FASTEST, check_batch
+from .openvino_core import shared_core
 from .openvino_sizes import Shape, SizedModels
 from .processors import compute_threads
 
@@ -88,7 +88,7 @@ def open_file(
         BackendError: no such device, or one that does not compute in bfloat16; a precision that the file does not have.
         ModelFileError: missing, damaged, or not written by deeplab-export.
     """
-    core = openvino.Core()
+    core = shared_core()
     manifest = _read_ir(core, path)[1] if path.suffix == ".xml" else read_onnx_manifest(path)
     wanted = device_of(core, device)
     manifest, compute = _precision(core, wanted, manifest, precision, path)
@@ -219,7 +219,7 @@ def read_ir_manifest(path: Path) -> Manifest:
     Raises:
         ModelFileError: missing, damaged, or not written by deeplab-export.
     """
-    return _read_ir(openvino.Core(), path)[1]
+    return _read_ir(shared_core(), path)[1]
 
 
 def _read_ir(core: Any, path: Path) -> tuple[Any, Manifest]:

@@ -54,12 +54,14 @@ def export_openvino(
         import openvino
     except ImportError:
         raise ExportError("this needs OpenVINO; run: pip install 'deeplab-infer[openvino]'") from None
+    from deeplab_infer.runtime.openvino_core import shared_core
+
     graph = traced.convert(PRECISIONS[_GRAPHS[precision.name]], keep if precision.name == "fp16" else ())
     manifest = traced.manifest(precision, keep, opset_of(graph))
     with tempfile.TemporaryDirectory(prefix=".deeplab-openvino-", dir=target.parent) as folder:
         source = Path(folder) / "model.onnx"
         write_onnx(graph, source, manifest)
-        model = openvino.Core().read_model(source)
+        model = shared_core().read_model(source)
         if precision.name == "int8":
             model = _quantise(model, traced, keep)
         model.set_rt_info(manifest.to_json(), [METADATA_KEY])

@@ -22,6 +22,7 @@ from .tiny import SIZE, relative_rms
 
 openvino = pytest.importorskip("openvino")
 pytest.importorskip("nncf")
+from deeplab_infer.runtime.openvino_core import shared_core  # noqa: E402
 from deeplab_infer.runtime.openvino_runner import read_ir_manifest  # noqa: E402
 
 PRECISION_NAMES = ("fp32", "fp16", "bf16", "int8")
@@ -40,7 +41,7 @@ def exported(tiny, tmp_path_factory):
 
 def convolutions(path):
     """The IR's convolutions by the name of their node in the ONNX graph."""
-    model = openvino.Core().read_model(path)
+    model = shared_core().read_model(path)
     found = [op for op in model.get_ordered_ops() if op.get_type_name() in ("Convolution", "GroupConvolution")]
     return {op.get_friendly_name().partition("/")[0]: op for op in found}
 
@@ -92,7 +93,7 @@ def test_files_are_a_pair_and_nothing_else(exported):
 
 
 def test_bf16_says_what_it_computes_in(exported):
-    capable = "BF16" in openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+    capable = "BF16" in shared_core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
     assert open_runner(exported["bf16"][0]).compute == ("bf16" if capable else "f32")
     assert all(open_runner(exported[name][0]).compute == "f32" for name in ("fp32", "int8"))
 
@@ -120,7 +121,7 @@ def test_int8_quantises_convolutions_but_not_those_that_are_kept(tiny, exported,
 
 def test_int8_scales_depthwise_kernels_by_channel(exported):
     """OpenVINO has no eight-bit depthwise convolution whose scales differ within a kernel."""
-    model = openvino.Core().read_model(exported["int8"][0])
+    model = shared_core().read_model(exported["int8"][0])
     depthwise = [op for op in model.get_ops() if op.get_type_name() == "GroupConvolution"]
     assert depthwise
     for op in depthwise:
@@ -296,7 +297,7 @@ def test_a_foreign_ir(tmp_path):
 
 
 def test_a_manifest_that_is_none(pair):
-    model = openvino.Core().read_model(pair)
+    model = shared_core().read_model(pair)
     model.set_rt_info("not a manifest", ["deeplab_infer"])
     openvino.save_model(model, pair.with_name("other.xml"))
     with pytest.raises(ModelFileError, match=r"other\.xml: "):

@@ -140,9 +140,9 @@ def test_bfloat16_is_asked_for(network, model_file, monkeypatch, caplog):
 
 
 def test_bfloat16_where_the_cpu_has_it(network, model_file):
-    import openvino
+    from deeplab_infer.runtime.openvino_core import shared_core
 
-    if not openvino_runner.computes_in_bf16(openvino.Core(), "CPU"):
+    if not openvino_runner.computes_in_bf16(shared_core(), "CPU"):
         pytest.skip("this CPU has no bfloat16 arithmetic")
     images = random_images(1, 50, 67)
     expected = reference_logits(network, images)

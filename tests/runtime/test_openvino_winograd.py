@@ -18,6 +18,7 @@ openvino = pytest.importorskip("openvino")
 from openvino import opset13 as ops  # noqa: E402
 
 from deeplab_infer.runtime import openvino_winograd as winograd  # noqa: E402
+from deeplab_infer.runtime.openvino_core import shared_core  # noqa: E402
 
 # batch, channels, filters, height, width, rate
 SIZES = [
@@ -57,7 +58,7 @@ def graph_of(shape, weight, rate=1, stride=1, pad=None):
 
 def run(model, batch):
     settings = {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": 2}
-    return openvino.Core().compile_model(model, "CPU", settings)(batch)[0]
+    return shared_core().compile_model(model, "CPU", settings)(batch)[0]
 
 
 def error_bound(batch, weight):

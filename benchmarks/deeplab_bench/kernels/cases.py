@@ -370,7 +370,9 @@ class Problem:
     def openvino(self) -> Run:
         import openvino
 
-        core = openvino.Core()
+        from deeplab_infer.runtime.openvino_core import shared_core
+
+        core = shared_core()
         settings = {"INFERENCE_NUM_THREADS": self.threads, "INFERENCE_PRECISION_HINT": "f32"}
         request = core.compile_model(core.read_model(self._onnx()), "CPU", settings).create_infer_request()
         for index, t in enumerate(self.inputs):

@@ -13,6 +13,7 @@ import openvino
 from deeplab_infer.errors import BackendError
 from deeplab_infer.manifest import Manifest
 from deeplab_infer.runtime import openvino_runner
+from deeplab_infer.runtime.openvino_core import shared_core
 
 from ..measuring.timing import measure
 from .inputs import make_batch
@@ -40,7 +41,7 @@ def profile(job: dict[str, Any]) -> Profile:
     total = measure(lambda: runner.run(batch), job["seconds"])
     compute = runner.compute
     runner.close()
-    core = openvino.Core()
+    core = shared_core()
     compiled = openvino_runner.compile_model(
         core, core.read_model(str(path)), "CPU", compute, job["threads"], PERF_COUNT=True
     )

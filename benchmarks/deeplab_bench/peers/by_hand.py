@@ -8,6 +8,7 @@ the measured path. A job as JSON on stdin, the answer as JSON on stdout; see `ru
 from __future__ import annotations
 
 import contextlib
+import functools
 import io
 import logging
 import sys
@@ -135,7 +136,7 @@ def _quantise(folder: Path, job: dict[str, Any]) -> None:
         scenes = [np.ascontiguousarray(scene[..., ::-1]) for scene in scenes]
     with contextlib.redirect_stdout(io.StringIO()):  # its progress bars
         made = nncf.quantize(
-            openvino.Core().read_model(folder / _ONNX),
+            _core().read_model(folder / _ONNX),
             nncf.Dataset([{"image": normalise(scene)} for scene in scenes]),
             subset_size=len(scenes),
         )
@@ -188,7 +189,7 @@ def _in_openvino(folder: Path, output: str, job: dict[str, Any]) -> Run:
     """Eight bits run with OpenVINO's own choice for the rest: bfloat16 where the CPU has it."""
     import openvino
 
-    core = openvino.Core()
+    core = _core()
     if job["precision"] == "int8":
         both = core.read_model(folder / _INT8)
         model = openvino.Model([both.output(output)], both.get_parameters())
@@ -200,6 +201,14 @@ def _in_openvino(folder: Path, output: str, job: dict[str, Any]) -> Run:
     compiled = core.compile_model(model, "CPU", settings)
     request = compiled.create_infer_request()
     return lambda x: np.array(request.infer({0: x}, share_inputs=True)[0])
+
+
+@functools.cache
+def _core() -> Any:
+    """Never freed: see `deeplab_infer.runtime.openvino_core`."""
+    import openvino
+
+    return openvino.Core()
 
 
 def _normalisation(job: dict[str, Any]) -> Normalisation:

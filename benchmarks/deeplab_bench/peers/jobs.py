@@ -239,9 +239,9 @@ def _precision_unavailable(backend: str, precision: str) -> str | None:
     if precision == "int8" and importlib.util.find_spec("nncf") is None:
         return "nncf is not installed; run: pip install 'deeplab-infer[openvino-int8]'"
     if precision == "bf16":
-        import openvino
+        from deeplab_infer.runtime.openvino_core import shared_core
 
-        if "BF16" not in openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
+        if "BF16" not in shared_core().get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
             return "this CPU has no bfloat16 arithmetic"
     return None
 
