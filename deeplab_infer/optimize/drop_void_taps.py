@@ -1,8 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Taps of a dense convolution that read nothing but padding at a fixed input size, dropped.
 
-An atrous tap whose distance is the map's side or more reads zeros everywhere: its kernel becomes 1x3, 3x1 or 1x1. One
-whose distance is less reads zeros for a part of the map: the convolution is split there (`padding_regions`).
+An atrous tap whose distance is the map's side or more reads zeros everywhere: its kernel becomes 1x3, 3x1 or 1x1.
 Depthwise kernels are left: they are bound by memory, not by their taps.
 """
 
@@ -15,14 +14,9 @@ import torch
 from torch import Tensor, nn
 
 from ..models import DeepLab
-from ..models.blocks import ConvBnRelu
-from .padding_regions import SplitConvBnRelu, void_share, with_taps
 from .work import on_meta
 
 Size = tuple[int, int]
-
-# Along an axis; less does not pay for the seams and for the weights that the parts hold twice.
-LEAST_SHARE_SPLIT = 0.2
 
 
 def drop_void_taps(model: DeepLab, size: Size | None) -> DeepLab:
@@ -30,7 +24,7 @@ def drop_void_taps(model: DeepLab, size: Size | None) -> DeepLab:
 
     Args:
         model: in eval mode.
-        size: (height, width) of the input; at other sizes the copy computes something else or raises ValueError.
+        size: (height, width) of the input; at larger ones the copy computes something else.
 
     Raises:
         ValueError: `why_no_void_taps` has a reason.
@@ -42,10 +36,6 @@ def drop_void_taps(model: DeepLab, size: Size | None) -> DeepLab:
     cut = copy.deepcopy(model)
     for name, void in _void_taps(model, maps).items():
         _replace(cut, name, _cut(cut.get_submodule(name), void))
-    for name, axes in _splits(cut, maps).items():
-        block = cut.get_submodule(name)
-        assert isinstance(block, ConvBnRelu)
-        _replace(cut, name, SplitConvBnRelu(block, maps[f"{name}.conv"], axes).eval())
     return cut
 
 
@@ -57,10 +47,9 @@ def why_no_void_taps(model: DeepLab, size: Size | None) -> str:
         return "the network is in training mode"
     if not any(_is_same_size(layer) and max(layer.kernel_size) > 1 for layer in _convolutions(model).values()):
         return "no dense convolution with padding"
-    maps = input_sizes(model, size)
-    if _void_taps(model, maps) or _splits(model, maps):
+    if _void_taps(model, input_sizes(model, size)):
         return ""
-    return f"at this size no dense convolution spends {LEAST_SHARE_SPLIT:.0%} of a kernel's side on padding"
+    return "at this size every tap of a dense convolution reads some of the map"
 
 
 def input_sizes(model: nn.Module, size: Size) -> dict[str, Size]:
@@ -109,23 +98,26 @@ def _void_taps(model: nn.Module, maps: dict[str, Size]) -> dict[str, tuple[int, 
 
 
 def _cut(conv: nn.Module, void: tuple[int, int]) -> nn.Conv2d:
+    """The convolution without its (rows, columns) of void taps at each end; the weights are copied."""
     assert isinstance(conv, nn.Conv2d)
-    left = tuple(kernel - 2 * gone for kernel, gone in zip(conv.kernel_size, void, strict=True))
-    padding = tuple(rate * (kernel // 2) for rate, kernel in zip(conv.dilation, left, strict=True))
-    rows, columns = (slice(gone, gone + kernel) for gone, kernel in zip(void, left, strict=True))
-    return with_taps(conv, rows, columns, padding)
-
-
-def _splits(model: nn.Module, maps: dict[str, Size]) -> dict[str, tuple[bool, bool]]:
-    """Blocks that are worth splitting, and along which axes."""
-    found = {}
-    for name, block in model.named_modules():
-        if isinstance(block, ConvBnRelu) and f"{name}.conv" in maps and _is_same_size(block.conv):
-            conv, size = block.conv, maps[f"{name}.conv"]
-            shares = [void_share(*axis) for axis in zip(size, conv.kernel_size, conv.dilation, strict=True)]
-            if max(shares) >= LEAST_SHARE_SPLIT:
-                found[name] = (shares[0] >= LEAST_SHARE_SPLIT, shares[1] >= LEAST_SHARE_SPLIT)
-    return found
+    rows, columns = (slice(gone, side - gone) for gone, side in zip(void, conv.kernel_size, strict=True))
+    weight = conv.weight.detach()[:, :, rows, columns].clone(memory_format=torch.contiguous_format)
+    kernel = (weight.shape[2], weight.shape[3])
+    dilation = tuple(rate if taps > 1 else 1 for rate, taps in zip(conv.dilation, kernel, strict=True))
+    padding = tuple(rate * (taps // 2) for rate, taps in zip(dilation, kernel, strict=True))
+    made = nn.Conv2d(
+        conv.in_channels,
+        conv.out_channels,
+        kernel,
+        padding=padding,  # type: ignore[arg-type]
+        dilation=dilation,  # type: ignore[arg-type]
+        bias=False,
+        device="meta",
+    )
+    made.weight = nn.Parameter(weight)
+    if conv.bias is not None:
+        made.bias = nn.Parameter(conv.bias.detach().clone())
+    return made.train(conv.training)
 
 
 def _replace(model: nn.Module, name: str, module: nn.Module) -> None:
