@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``deeplab-export``: a checkpoint to a verified ONNX file, TensorRT engine or OpenVINO file."""
+"""``deeplab-export``: a checkpoint to a verified ONNX file, TensorRT engine, OpenVINO file or Triton repository."""
 
 from __future__ import annotations
 
@@ -27,16 +27,20 @@ from .options import PROG, build_parser
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from deeplab_infer.manifest import Manifest
     from deeplab_infer.models import DeepLab
 
     from .engine import EngineOptions
     from .graph import Signature
     from .onnx_export import TracedNetwork
     from .precision import Precision
+    from .triton import ModelFolder, Stage, TritonOptions
     from .verify import Sample, Thresholds, VerificationReport
 
 _log = logging.getLogger(__name__)
 _SUFFIXES = {"onnx": (".onnx",), "engine": (".onnx", ".engine"), "openvino": (".xml",)}
+# What a Triton model is made from, by its backend.
+_TRITON_FORMATS = {"onnxruntime": "onnx", "tensorrt": "engine", "openvino": "openvino"}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -48,6 +52,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _run(arguments: argparse.Namespace, words: Sequence[str]) -> int:
     # A default in the parser would hide that two options of the group were given.
     arguments.precision = arguments.precision or "fp32"
+    arguments.output = arguments.output or ("labels" if arguments.format == "triton" else "logits")
     if arguments.list:
         print("\n".join(list_configs()))
         return 0
@@ -94,15 +99,23 @@ class _Job:
 
     def __init__(self, arguments: argparse.Namespace, words: Sequence[str]) -> None:
         from .precision import choose_precision
+        from .triton.arguments import triton_engine_options, triton_options
 
         self._arguments = arguments
         self._command = shlex.join([PROG, *words])
         self._console: Console = make_console(stderr=True, quiet=arguments.quiet)
-        self._format = _choose_format(arguments)
+        self._triton = triton_options(arguments)
+        self._format = _TRITON_FORMATS[self._triton.backend] if self._triton else _choose_format(arguments)
         self._given: list[Sample] | None = None  # images to verify with, where not the default ones
         rest = arguments.rest or ("fp16" if self._format == "engine" else "fp32")
         self._precision: Precision = choose_precision(arguments.precision, rest)
         self._options = _engine_options(arguments) if self._format == "engine" else None
+        if self._triton is not None and self._options is not None:
+            self._options = triton_engine_options(self._options)
+        if arguments.check_server:
+            from .triton.server import find_server
+
+            find_server()
         if self._options is not None and not arguments.save_command:
             from .engine import require_builder
 
@@ -111,16 +124,13 @@ class _Job:
     def run(self, folder: Path) -> int:
         """Write, verify, report."""
         model = _load_model(self._arguments)
+        if self._triton is not None:
+            return self._write_repository(model, folder, self._triton)
         stem = self._stem(model)
         targets = [folder / f"{stem}{suffix}" for suffix in _SUFFIXES[self._format]]
         if (found := next((target for target in targets if target.exists()), None)) and not self._arguments.force:
             raise ExportError(f"{found} exists; choose another --output-dir or --name, or replace it with --force")
-        if not self._arguments.no_verify:
-            self._given = self._samples(model)
-        with self._console.status(f"tracing {model.config.name}"):
-            traced = self._trace(model)
-        self._say_rewrites(model)
-        write = self._write_openvino if self._format == "openvino" else self._write_onnx
+        traced, write = self._traced(model), self._writer()
         # What is not finished lies in a folder of its own, which disappears with an error or Ctrl-C.
         with tempfile.TemporaryDirectory(prefix=".deeplab-export-", dir=folder) as name:
             work = Path(name)
@@ -138,13 +148,8 @@ class _Job:
                 reports += self._engine(model, targets[0], work / targets[1].name)
                 _publish(manifest_path(work / targets[1].name), folder)
                 _publish(work / targets[1].name, folder)
-        for report in filter(None, reports):
-            self._show(report)
-        if reports[0] is None:
-            print(f"WARNING: {targets[0]} was NOT verified (--no-verify)", file=sys.stderr)
-        self._write_report(targets[0], [report for report in reports if report is not None])
-        print("\n".join(str(target) for target in targets if target.exists()))
-        return 0 if all(report is None or report.passed for report in reports) else 1
+        named = dict(zip(("file", "engine"), reports, strict=False))
+        return self._conclude(named, targets, targets[0].with_suffix(".report.json"))
 
     def list_layers(self) -> int:
         """Print the layers that --keep takes."""
@@ -180,6 +185,18 @@ class _Job:
         return 0
 
     # -- steps
+
+    def _traced(self, model: DeepLab) -> TracedNetwork:
+        """The network's graph, after the images to verify with were found."""
+        if not self._arguments.no_verify:
+            self._given = self._samples(model)
+        with self._console.status(f"tracing {model.config.name}"):
+            traced = self._trace(model)
+        self._say_rewrites(model)
+        return traced
+
+    def _writer(self) -> Callable[[TracedNetwork, Path, Sequence[str]], None]:
+        return self._write_openvino if self._format == "openvino" else self._write_onnx
 
     def _trace(self, model: DeepLab) -> TracedNetwork:
         from .calibration import Calibration
@@ -300,7 +317,9 @@ class _Job:
         sizes = ((512, 1024), (257, 513), (384, 256)) * (4 if self._precision.eight_bits is not None else 1)
         return [Sample(f"street {i}", *generate_street(1_000_000 + i, *size)) for i, size in enumerate(sizes)]
 
-    def _engine(self, model: DeepLab, onnx_path: Path, target: Path) -> list[VerificationReport]:
+    def _engine(
+        self, model: DeepLab, onnx_path: Path, target: Path, cache_folder: Path | None = None
+    ) -> list[VerificationReport]:
         """Build the engine, and run it where there is a GPU."""
         from .engine import build_engine
         from .engine_layers import layers_table
@@ -312,7 +331,7 @@ class _Job:
                 target,
                 self._options,
                 command=self._command,
-                cache_folder=onnx_path.parent,
+                cache_folder=cache_folder or onnx_path.parent,
                 progress=update,
             )
         found = engine.manifest
@@ -331,7 +350,84 @@ class _Job:
             return []
         return [self._verify(model, target)]
 
+    # -- Triton
+
+    def _write_repository(self, model: DeepLab, folder: Path, options: TritonOptions) -> int:
+        """One version of a model in a Triton repository; what fails its verification does not get there."""
+        from .triton import ModelFolder
+
+        place = ModelFolder(folder, self._stem(model), options.version, options.backend)
+        texts = self._triton_texts(model, place.name, options)
+        place.check(texts, force=self._arguments.force)
+        if model.config.test_mode == "slide":
+            _log.warning("the config's test mode is windows; a Triton model runs the whole images that it is sent")
+        if options.backend == "openvino" and self._precision.name != "bf16":
+            _log.warning("on CPUs with bfloat16 Triton's openvino backend computes in it, whatever the file says")
+        traced = self._traced(model)
+        with place.stage(texts) as stage:
+            reports = self._stage_model(traced, place, stage)
+            passed = _all_passed(reports)
+            if passed:
+                place.publish(stage, texts)
+            else:
+                _log.warning("%s is left as it was: the model failed its verification", place.path)
+        files = [place.model_file, *(place.path / name for name in texts)] if passed else []
+        return self._conclude(reports, files, folder / f"{place.name}.{place.version}.report.json")
+
+    def _triton_texts(self, model: DeepLab, name: str, options: TritonOptions) -> dict[str, str]:
+        """config.pbtxt and labels.txt of the file that is going to be written."""
+        from .onnx_export import promised_manifest
+        from .triton import config_text, label_text, shared_files
+        from .triton.arguments import serving_profiles
+
+        manifest = promised_manifest(model.config, _signature(self._arguments, self._format), self._precision)
+        profiles = serving_profiles(self._arguments, manifest)
+        if self._options is not None:
+            self._options = replace(self._options, profiles=profiles)
+        return shared_files(config_text(name, manifest, options, profiles), label_text(manifest))
+
+    def _stage_model(
+        self, traced: TracedNetwork, place: ModelFolder, stage: Stage
+    ) -> dict[str, VerificationReport | None]:
+        """The model file with its manifest, verified; an engine is built from an ONNX file that is not kept."""
+        from deeplab_infer.runtime import read_manifest
+
+        target = stage.version / place.model_file.name
+        source = target if self._options is None else stage.root / "model.onnx"
+        reports: dict[str, VerificationReport | None] = {"file": self._verified(traced, source, self._writer())}
+        if self._options is not None and _all_passed(reports):
+            for report in self._engine(traced.model, source, target, cache_folder=place.root):
+                reports["engine"] = report
+        if not target.exists():  # no engine is built from a file that failed
+            return reports
+        manifest = read_manifest(target)
+        (stage.version / "manifest.json").write_text(json.dumps(json.loads(manifest.to_json()), indent=1) + "\n")
+        if self._arguments.check_server and _all_passed(reports):
+            reports["server"] = self._on_server(traced.model, place.name, manifest, stage.root)
+        return reports
+
+    def _on_server(self, model: DeepLab, name: str, manifest: Manifest, root: Path) -> VerificationReport:
+        from .triton.server import check_on_server
+        from .verify import default_samples, fit_samples
+
+        samples = default_samples(manifest) if self._given is None else fit_samples(self._given, manifest)
+        with self._console.status("verifying on tritonserver"):
+            return check_on_server(model, root, name, manifest, samples, self._thresholds())
+
     # -- saying
+
+    def _conclude(self, reports: dict[str, VerificationReport | None], files: list[Path], report_path: Path) -> int:
+        """Show and write the reports, print the files that are there; returns the exit code."""
+        found = {name: report for name, report in reports.items() if report is not None}
+        for report in found.values():
+            self._show(report)
+        if reports["file"] is None:
+            print(f"WARNING: {files[0]} was NOT verified (--no-verify)", file=sys.stderr)
+        self._write_report(report_path, found)
+        for file in files:
+            if file.exists():
+                print(file)
+        return 0 if _all_passed(reports) else 1
 
     def _say_rewrites(self, model: DeepLab) -> None:
         """One line: the exact rewrites in the file, and what they save."""
@@ -356,14 +452,12 @@ class _Job:
         verdict = "PASSED" if report.passed else "FAILED"
         console.print(f"{verdict}: {report.file} ({report.precision})", soft_wrap=True)
 
-    def _write_report(self, target: Path, reports: list[VerificationReport]) -> None:
+    def _write_report(self, path: Path, reports: dict[str, VerificationReport]) -> None:
         if not reports:
             return
-        found = reports[0].to_dict()
-        if len(reports) > 1:
-            found["engine"] = reports[1].to_dict()
-        text = json.dumps(found, indent=1)
-        with atomic_write(target.with_suffix(".report.json"), "w") as stream:
+        first, *others = (report.to_dict() for report in reports.values())
+        text = json.dumps(first | dict(zip(list(reports)[1:], others, strict=True)), indent=1)
+        with atomic_write(path, "w") as stream:
             stream.write(text + "\n")
         _write_json(self._arguments.json, text)
 
@@ -510,6 +604,11 @@ def _labels(image: Path, folder: str | None, model: DeepLab) -> Any:
             f"(or {model.config.dataset.ignore_index} for pixels to ignore)"
         )
     return labels
+
+
+def _all_passed(reports: dict[str, VerificationReport | None]) -> bool:
+    """What was verified passed; None was not."""
+    return all(report is None or report.passed for report in reports.values())
 
 
 def _write_json(target: str | None, text: str) -> None:

@@ -9,8 +9,11 @@ from deeplab_infer.commands.cli import make_parser
 from deeplab_infer.engine_manifest import Profile
 from deeplab_infer.manifest import Range
 
+from .triton import BACKENDS
+from .triton.config import ACCELERATORS, DEVICES
+
 PROG = "deeplab-export"
-FORMATS = ("auto", "onnx", "engine", "openvino")
+FORMATS = ("auto", "onnx", "engine", "openvino", "triton")
 PRECISIONS = ("fp32", "tf32", "fp16", "bf16", "int8", "fp8")
 FLAVOURS = ("auto", "tensorrt", "tensorrt_rtx")
 
@@ -21,6 +24,7 @@ examples:
   deeplab-export --config my_config.py --checkpoint my.pth --height 1024 --width 2048 --batch 1 -o exported
   deeplab-export --config my_config.py --checkpoint my.pth --int8 --calibration my_images --max-drop 0.5
   deeplab-export --config deeplabv3plus_xception65 --checkpoint random --set num_classes=8 --format onnx -o exported
+  deeplab-export --config my_config.py --checkpoint my.pth --format triton --max-batch 8 --instances 2 -o repository
 
 The exported file is run and compared with the float32 network; the report is printed and written beside it. Where a
 low precision misses its thresholds, the most sensitive layers are found and kept in higher precision.
@@ -32,7 +36,8 @@ def build_parser() -> argparse.ArgumentParser:
     """The command's options."""
     parser = make_parser(
         PROG,
-        "Export a DeepLabV3 or DeepLabV3+ checkpoint to a verified ONNX file, TensorRT engine or OpenVINO file.",
+        "Export a DeepLabV3 or DeepLabV3+ checkpoint to a verified ONNX file, TensorRT engine, OpenVINO file or Triton "
+        "model repository.",
         _EPILOG,
     )
     _model_options(parser.add_argument_group("model"))
@@ -40,6 +45,7 @@ def build_parser() -> argparse.ArgumentParser:
     _eight_bit_options(parser.add_argument_group("int8 and fp8"))
     _verification_options(parser.add_argument_group("verification"))
     _engine_options(parser.add_argument_group("TensorRT engine"))
+    _triton_options(parser.add_argument_group("Triton model repository (--format triton)"))
     _output_options(parser.add_argument_group("output"))
     return parser
 
@@ -86,8 +92,7 @@ def _graph_options(group: argparse._ArgumentGroup) -> None:
     group.add_argument(
         "--output",
         choices=("logits", "labels"),
-        default="logits",
-        help="logits at the network's stride (default), or labels at the input's size",
+        help="logits at the network's stride (default), or labels at the input's size (all that --format triton has)",
     )
     defaults = {"batch": "1:1:8, an engine 1 or in slide mode 1:8:8", "height": "open", "width": "open"}
     for name, default in defaults.items():
@@ -230,17 +235,66 @@ def _engine_options(group: argparse._ArgumentGroup) -> None:
     )
 
 
+def _triton_options(group: argparse._ArgumentGroup) -> None:
+    """Without defaults: one that is given with another format is an error."""
+    group.add_argument(
+        "--triton-backend", choices=tuple(BACKENDS), help="what runs the model on the server (default: onnxruntime)"
+    )
+    group.add_argument("--triton-version", type=int, metavar="N", help="of the model; other versions stay (default: 1)")
+    group.add_argument(
+        "--triton-device",
+        choices=DEVICES,
+        help="where instances run (default: auto, a GPU where the server has one; openvino: cpu)",
+    )
+    group.add_argument(
+        "--triton-accelerator",
+        choices=ACCELERATORS,
+        help="of the onnxruntime backend: TensorRT on GPUs, or OpenVINO on CPUs",
+    )
+    group.add_argument(
+        "--triton-engine-cache", metavar="DIR", help="folder on the server for the engines of the accelerator tensorrt"
+    )
+    group.add_argument(
+        "--instances", type=int, metavar="N", help="copies of the model, on each GPU or on the CPU (default: 1)"
+    )
+    group.add_argument(
+        "--max-batch",
+        type=int,
+        metavar="N",
+        help="largest batch that the server makes of several requests (default: the largest that the model takes)",
+    )
+    group.add_argument(
+        "--queue-delay-us", type=int, metavar="US", help="microseconds that a request may wait for others (default: 0)"
+    )
+    group.add_argument("--triton-threads", type=int, metavar="N", help="of an instance on the CPU")
+    group.add_argument(
+        "--cuda-graphs",
+        action="store_true",
+        default=None,
+        help="record the network at its typical size as CUDA graphs (tensorrt backend)",
+    )
+    group.add_argument(
+        "--check-server",
+        action="store_true",
+        default=None,
+        help="start the tritonserver of this machine and compare its labels before the model is put in its place",
+    )
+
+
 def _output_options(group: argparse._ArgumentGroup) -> None:
     group.add_argument(
         "--format",
         choices=FORMATS,
         default="auto",
-        help="engine: .onnx and .engine (default where a TensorRT can build one); onnx; openvino: .xml and .bin",
+        help="engine: .onnx and .engine (default where a TensorRT can build one); onnx; openvino: .xml and .bin; "
+        "triton: a model in the repository that --output-dir is",
     )
     group.add_argument(
         "-o", "--output-dir", default="exported", metavar="DIR", help="folder to write to (default: exported)"
     )
-    group.add_argument("--name", help="stem of the files (default: config's name, and _fp16 or the like)")
+    group.add_argument(
+        "--name", help="stem of the files, or Triton's model name (default: config's name, and _fp16 or the like)"
+    )
     group.add_argument("--force", action="store_true", help="replace files that exist")
     group.add_argument("--json", metavar="FILE", help="write the report here too ('-' for stdout)")
 

@@ -25,7 +25,8 @@ from deeplab_infer.serving.problems import MEANINGS
 from ..networks import make_network
 
 ROOT = Path(__file__).parents[2]
-PAGE = (ROOT / "docs/serving.md").read_text()
+# What is said of Triton is tried in tests/export/test_triton.py.
+PAGE = (ROOT / "docs/serving.md").read_text().partition("\n## Triton\n")[0]
 BIN = Path(sys.executable).parent
 
 
