@@ -26,7 +26,7 @@ def draw_overlay(
 
     Args:
         image: uint8 [H, W, 3] RGB.
-        colors: uint8 RGB: of every pixel, [H, W, 3], or of every label, [K, 3].
+        colors: uint8 RGB: of every pixel, [H, W, 3], or of every label, [K, 3]; labels from K on show the image.
         labels: integers [H, W], whose changes are outlined.
         alpha: opacity of the colours, 0..1.
         legend: (name, RGB colour, share of the image 0..1), drawn in this order; none for no legend.
@@ -35,12 +35,17 @@ def draw_overlay(
     picture = np.empty(image.shape, np.uint8)
     for top in range(0, len(labels), _ROWS):
         rows = slice(top, top + _ROWS)
-        painted = colors[labels[rows]] if colors.ndim == 2 else colors[rows]
+        painted = _paint(colors, labels[rows], image[rows]) if colors.ndim == 2 else colors[rows]
         blended = image[rows] * np.float32(1 - alpha) + painted * np.float32(alpha)
         if outlines:  # of a band with the row below it
             blended[_borders(labels[top : top + _ROWS + 1])[: len(blended)]] *= 0.35
         picture[rows] = np.clip(np.round(blended), 0, 255)
     return _draw_legend(picture, legend) if legend else picture
+
+
+def _paint(colors: NDArray[np.uint8], labels: NDArray[Any], image: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    known = labels < len(colors)
+    return colors[labels] if known.all() else np.where(known[..., None], colors[np.where(known, labels, 0)], image)
 
 
 def _borders(labels: NDArray[Any]) -> NDArray[np.bool_]:

@@ -16,6 +16,31 @@ from .images import MAX_PIXELS
 _MAX_CROSSINGS = 50_000_000
 
 
+def no_class(classes: int) -> int:
+    """The label of a pixel without a class: 255, or 65535 where 255 is a class."""
+    return 255 if classes <= 255 else 65535
+
+
+def without_class(labels: NDArray[Any], gone: NDArray[np.bool_], classes: int) -> NDArray[Any]:
+    """A copy of labels in which some pixels have no class.
+
+    Args:
+        labels: [H, W].
+        gone: bool, of every pixel, [H, W], or of every class, [classes].
+        classes: how many there are.
+
+    Returns:
+        [H, W], uint8 up to 255 classes, else int32, with `no_class` where ``gone``.
+    """
+    value = no_class(classes)
+    kind = np.uint8 if value == 255 else np.int32
+    if gone.ndim == 2:
+        return np.where(gone, kind(value), labels).astype(kind, copy=False)
+    table = np.full(value + 1, value, kind)
+    table[:classes][~gone] = np.flatnonzero(~gone)
+    return table[labels]
+
+
 def find_polygons(mask: NDArray[np.bool_], min_area: float = 0.0) -> list[dict[str, Any]]:
     """Regions of a mask with their holes, largest first.
 
@@ -90,16 +115,30 @@ def encode_rle(mask: NDArray[np.bool_]) -> dict[str, Any]:
     Returns:
         ``{"size": [H, W], "counts": str}``, as pycocotools reads it.
     """
-    flat = np.asfortranarray(mask).reshape(-1, order="F").astype(np.int8)
-    changes = np.flatnonzero(np.diff(flat, prepend=0))
-    runs = np.diff(np.concatenate([[0], changes, [flat.size]]))
-    # A mask that starts with a one starts with an empty run of zeros: prepend=0 has made that change.
+    return encode_rle_patch(mask, 0, 0, (mask.shape[0], mask.shape[1]))
+
+
+def encode_rle_patch(mask: NDArray[np.bool_], top: int, left: int, size: tuple[int, int]) -> dict[str, Any]:
+    """`encode_rle` of a picture that is empty but for one patch, which is never made whole.
+
+    Args:
+        mask: bool [h, w], the patch.
+        top, left: where it lies in the picture.
+        size: (height, width) of the picture.
+    """
+    height, width = size
+    steps = np.diff(np.pad(mask.astype(np.int8), ((1, 1), (0, 0))), axis=0).T
+    (column, first), last = np.nonzero(steps == 1), np.nonzero(steps == -1)[1]
+    starts, ends = (left + column) * height + top + first, (left + column) * height + top + last
+    apart = starts[1:] != ends[:-1]  # a run may go on at the top of the next column
+    starts, ends = starts[np.append(True, apart)[: len(starts)]], ends[np.append(apart, True)[: len(ends)]]
+    borders = np.stack([starts, ends], 1).reshape(-1)
+    borders = borders[:-1] if len(borders) and borders[-1] == height * width else borders
+    runs = np.diff(np.concatenate([[0], borders, [height * width]]))
+    # A mask that starts with a one starts with an empty run of zeros: its first border is 0.
     values = runs.copy()
     values[3:] -= runs[1:-2]
-    return {
-        "size": [int(mask.shape[0]), int(mask.shape[1])],
-        "counts": "".join(map(_characters, values.tolist())),
-    }
+    return {"size": [int(height), int(width)], "counts": "".join(map(_characters, values.tolist()))}
 
 
 def decode_rle(rle: dict[str, Any], max_pixels: int = MAX_PIXELS) -> NDArray[np.bool_]:

@@ -6,7 +6,8 @@ from __future__ import annotations
 import io
 import json
 import os
-from dataclasses import dataclass, field
+from collections.abc import Iterable
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,13 +18,14 @@ from PIL import Image
 from .drawing import draw_overlay
 from .errors import DeepLabError
 from .files import atomic_write
-from .masks import encode_rle, find_polygons
+from .masks import encode_rle, find_polygons, no_class, without_class
 
 if TYPE_CHECKING:
     from .evaluation.confusion import Scores
 
 Palette = tuple[tuple[int, int, int], ...]
 _ROWS = 512  # rows of a large image at a time
+_VOID = (224, 224, 192)  # pixels without a class in masks, as in those of VOC
 
 
 @dataclass(frozen=True)
@@ -31,7 +33,8 @@ class Segmentation:
     """Labels of one image.
 
     Attributes:
-        labels: [H, W], the class of each pixel, at the size of the image: uint8 up to 256 classes, else int32.
+        labels: [H, W], the class of each pixel, at the size of the image: uint8 up to 256 classes, else int32. Pixels
+            whose class `keep` or `confident` took away are 255, or 65535 beyond 255 classes (then int32).
         classes: class names; the position is the label.
         palette: RGB colour of each class, 0..255.
         scores: float32 [H, W], softmax probability of the pixel's class, 0..1, where asked for.
@@ -86,11 +89,11 @@ class Segmentation:
         return self.labels == self._index(name)
 
     def color_map(self) -> NDArray[np.uint8]:
-        """The labels in the palette's colours, uint8 [H, W, 3] RGB."""
-        return np.asarray(self.palette, np.uint8)[self.labels]
+        """The labels in the palette's colours, uint8 [H, W, 3] RGB; pixels without a class are light grey."""
+        return self._colors()[self.labels]
 
     def plot(self, alpha: float = 0.55, legend: bool = True, outlines: bool = True) -> NDArray[np.uint8]:
-        """The image under the colours of its classes, uint8 [H, W, 3] RGB.
+        """The image under the colours of its classes, uint8 [H, W, 3] RGB; pixels without a class stay as they are.
 
         Args:
             alpha: opacity of the colours, 0..1.
@@ -106,6 +109,33 @@ class Segmentation:
         image = self.color_map() if self.image is None else self.image
         entries = [(name, self.palette[self.classes.index(name)], share) for name, share in self._ranked().items()]
         return draw_overlay(image, colors, self.labels, alpha, entries if legend else [], outlines)
+
+    # -- fewer classes
+
+    def keep(self, names: Iterable[str]) -> Segmentation:
+        """The same result with only some classes.
+
+        Pixels of the others have no class: 255 in labels and masks (65535 beyond 255 classes), in no area, polygon or
+        run length. Areas stay shares of the whole image.
+
+        Raises:
+            DeepLabError: no such class.
+        """
+        gone = np.ones(len(self.classes), np.bool_)
+        gone[[self._index(name) for name in names]] = False
+        return replace(self, labels=without_class(self.labels, gone, len(self.classes)))
+
+    def confident(self, threshold: float) -> Segmentation:
+        """The same result with only the pixels whose score is at least ``threshold``, 0..1; others as in `keep`.
+
+        Raises:
+            DeepLabError: there are no scores, or the threshold is no probability.
+        """
+        if not 0 <= threshold <= 1:
+            raise DeepLabError(f"the threshold is a probability, 0..1, got {threshold}")
+        if self.scores is None:
+            raise DeepLabError("a confidence threshold needs scores: predict(..., scores=True)")
+        return replace(self, labels=without_class(self.labels, self.scores < threshold, len(self.classes)))
 
     # -- geometry
 
@@ -167,7 +197,8 @@ class Segmentation:
 
         Args:
             path: its suffix decides the format: ``.png``, ``.npz``, ``.json``, or ``.jpg`` for overlays.
-            kind: ``"labels"``: PNG of class indices with the palette (16-bit grey beyond 256 classes);
+            kind: ``"labels"``: PNG of class indices with the palette (16-bit grey beyond 256 classes, or where a pixel
+                has the label 65535);
                 ``"overlay"``: what `plot` draws; ``"auto"``: labels for ``.png``, overlay for ``.jpg``.
                 ``.npz`` holds labels and, where asked for, scores and probabilities.
             alpha: opacity of an overlay's colours, 0..1.
@@ -217,11 +248,19 @@ class Segmentation:
         return buffer.getvalue()
 
     def _label_image(self) -> Image.Image:
-        if len(self.classes) > 256:
+        largest = int(self.labels.max(initial=0))
+        if len(self.classes) > 256 or largest > 255:
             return Image.fromarray(self.labels.astype(np.uint16))
         picture = Image.fromarray(np.asarray(self.labels, np.uint8), "P")
-        picture.putpalette(np.asarray(self.palette, np.uint8).tobytes())
+        # A short palette makes a file of fewer bits a pixel.
+        picture.putpalette(self._colors()[: 256 if largest >= len(self.classes) else len(self.classes)].tobytes())
         return picture
+
+    def _colors(self) -> NDArray[np.uint8]:
+        """RGB colour of every label that may occur, uint8 [K, 3]."""
+        colors = np.full((max(no_class(len(self.classes)) + 1, len(self.classes)), 3), _VOID, np.uint8)
+        colors[: len(self.classes)] = self.palette
+        return colors
 
     def _ranked(self) -> dict[str, float]:
         """Classes that are present, the largest first."""

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The result object: areas, pictures, polygons, run lengths, files."""
 
+import io
 import json
 
 import cv2
@@ -126,6 +127,18 @@ def test_pictures(result):
     assert not np.array_equal(big.plot(), big.plot(legend=False)), "there is room for a legend"
 
 
+def test_a_tall_overlay_is_drawn_in_bands_without_seams(rng):
+    labels = rng.integers(0, 3, (600, 21)).astype(np.uint8)
+    image = rng.integers(0, 256, (600, 21, 3), dtype=np.uint8)
+    drawn = make(labels, image=image).plot(alpha=0.25, legend=False)
+    expected = image * 0.75 + np.asarray(SPEC.palette, np.float64)[labels] * 0.25
+    border = np.zeros(labels.shape, bool)  # a pixel whose right or lower neighbour has another label
+    border[:-1] |= np.diff(labels.astype(int), axis=0) != 0
+    border[:, :-1] |= np.diff(labels.astype(int), axis=1) != 0
+    expected[border] *= 0.35
+    assert np.abs(drawn - expected).max() <= 0.5 + 1e-4, "rounded once, from float32"
+
+
 def test_files(tmp_path, result):
     saved = Image.open(result.save(tmp_path / "labels.png"))
     assert saved.mode == "P"
@@ -171,3 +184,44 @@ def test_summary_is_json(result):
     assert (summary["height"], summary["width"]) == (60, 80)
     assert summary["mean_score"] == 1.0
     assert list(summary["areas"]) == ["sky", "car", "person"]
+
+
+def test_fewer_classes_and_sure_pixels(rng):
+    labels = rng.integers(0, 3, (6, 7)).astype(np.uint8)
+    scores = rng.random((6, 7), np.float32)
+    image = rng.integers(0, 256, (6, 7, 3), dtype=np.uint8)
+    result = Segmentation(labels, ("a", "b", "c"), ((9, 0, 0), (0, 9, 0), (0, 0, 9)), scores=scores, image=image)
+    kept = result.keep(["c", "a"]).confident(0.5)
+    gone = (labels == 1) | (scores < 0.5)
+    assert np.array_equal(kept.labels, np.where(gone, 255, labels)) and kept.labels.dtype == np.uint8
+    assert np.array_equal(result.labels, labels)
+    assert kept.areas("pixels") == {name: int(((labels == i) & ~gone).sum()) for i, name in enumerate("abc")}
+    assert not kept.mask("b").any()
+    assert (kept.color_map()[gone] == (224, 224, 192)).all()
+    drawn = kept.plot(legend=False, outlines=False)
+    assert np.array_equal(drawn[gone], image[gone]) and (drawn != image)[~gone].any()
+    picture = Image.open(io.BytesIO(kept.encode(".png")))
+    assert picture.mode == "P" and np.array_equal(np.asarray(picture), kept.labels)
+    assert kept.keep(["a"]).confident(0).areas()["c"] == 0
+
+
+def test_pixels_without_a_class_beyond_255_classes(rng):
+    for classes in (255, 256, 300):
+        labels = rng.integers(0, classes, (9, 9)).astype(np.uint8 if classes <= 256 else np.int32)
+        names = tuple(map(str, range(classes)))
+        kept = Segmentation(labels, names, ((1, 2, 3),) * classes).keep(names[:200])
+        value = 255 if classes <= 255 else 65535
+        assert np.array_equal(kept.labels, np.where(labels < 200, labels.astype(np.int64), value))
+        assert kept.labels.dtype == (np.uint8 if value == 255 else np.int32)
+        assert np.array_equal(np.asarray(Image.open(io.BytesIO(kept.encode(".png")))), kept.labels)
+        assert kept.plot().shape == (9, 9, 3)
+
+
+def test_a_filter_or_threshold_that_cannot_be(rng):
+    result = Segmentation(np.zeros((2, 2), np.uint8), ("a",), ((0, 0, 0),))
+    with pytest.raises(DeepLabError, match="no class 'b'"):
+        result.keep(["b"])
+    with pytest.raises(DeepLabError, match="needs scores"):
+        result.confident(0.5)
+    with pytest.raises(DeepLabError, match="is a probability"):
+        result.confident(1.5)
