@@ -7,10 +7,10 @@ import logging
 import math
 import os
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from time import perf_counter
 from types import TracebackType
-from typing import Any, overload
+from typing import TYPE_CHECKING, Any, overload
 
 import cv2
 import numpy as np
@@ -30,6 +30,9 @@ from .runtime.streamed import Band, Resized, WholeMap, collect
 from .runtime.tta import plan_passes, softmax
 from .segmentation import Segmentation
 from .sliding import MEMORY, Progress, Slider, Sliding, even_default
+
+if TYPE_CHECKING:
+    from .streaming import Stream
 
 _log = logging.getLogger(__name__)
 
@@ -213,6 +216,56 @@ class Segmenter:
             return self._predict_list(image, color or self._color, wanted)
         return self._predict_one(image, color or self._color, wanted)
 
+    def stream(
+        self,
+        source: Any,
+        *,
+        batch: int | None = None,
+        latency_ms: float | None = None,
+        drop: bool = False,
+        smooth: int = 0,
+        scores: bool = False,
+        every: int = 1,
+        **options: Any,
+    ) -> Stream:
+        """Segment a folder, a video, a camera or any iterable; reading, inference and your code run at the same time.
+
+        Args:
+            source: a path or pattern of images and videos, a folder, an address (``rtsp://``, ``http://``), a device
+                (``/dev/video0``), a list of these, an array [N, H, W, 3], or an iterable of what `predict` takes.
+                Videos and cameras need PyAV: ``pip install 'deeplab-infer[video]'``.
+            batch: images at once at most; None: one on a CPU, else as many as the model takes, 8 at most.
+            latency_ms: how long an image waits for others; None: 50 for cameras and iterables, else until a batch is
+                full.
+            drop: of a camera, let the newest frame take the place of the oldest that waits; ``dropped`` counts.
+            smooth: frames, 2..255, over which each pixel's label is voted on; 0 for none. docs/streams.md has the rule.
+            scores: also give the softmax probability of each pixel's class; not with ``smooth``.
+            every: only each so many-th frame of a source.
+            options: further fields of `deeplab_infer.streaming.StreamOptions`: ``color``; ``decoder`` (``"auto"``,
+                ``"cpu"``, ``"cuda"``); ``reconnect`` (`Reconnect`: attempts, first_s, cap_s); ``timeout_s``;
+                ``input_options`` of FFmpeg; ``ahead``, bytes of images in memory; ``on_error``, called with each
+                `Failure` instead of a warning; ``progress`` as in `predict`.
+
+        Returns:
+            An iterator of `Segmentation` in the order of the source, with ``frame`` (from 0 in each source), ``time_s``
+            (presentation time; None for images) and ``source`` in the metadata. What cannot be read is reported and
+            passed over. Leave it early with ``close()`` or a ``with`` statement.
+
+        Raises:
+            ImageError: the source cannot be opened, or nothing of it could be read; while iterating: a camera is gone.
+            BackendError: PyAV or the decoder asked for is not there.
+            DeepLabError: options that do not go together.
+        """
+        from .streaming.stream import Stream, StreamOptions
+
+        self._check_scores(scores)
+        given = {"color": self._color, "max_pixels": self._max_pixels, **options}
+        known = {option.name for option in fields(StreamOptions)}
+        if unknown := sorted(set(given) - known):
+            raise DeepLabError(f"stream has no option {', '.join(unknown)}; there are {', '.join(sorted(known))}")
+        chosen = StreamOptions(batch, latency_ms, drop, smooth, scores, every, **given)
+        return Stream(self, source, chosen)
+
     def predict_bands(
         self, image: Any, *, color: str | None = None, scores: bool = False, progress: Progress | None = None
     ) -> Iterator[Band]:
@@ -278,6 +331,11 @@ class Segmenter:
         if self._mode != "whole" or self._averaged:
             return 1
         return min(self._open().manifest.batch[2], 8)
+
+    @property
+    def concurrency(self) -> int:
+        """Calls that are worth running at once: on an engine one is copied while another one is computed."""
+        return min(2, getattr(self._open(), "contexts", 1))
 
     def batch_key(self, height: int, width: int) -> Size:
         """Neighbours in a list of which this is equal enter the network together.

@@ -159,6 +159,11 @@ class GpuRunner:
             self._free.put(None)  # made when a second call comes while the first runs
         self._free.put(_Slot(self, engine, cuda))
 
+    @property
+    def contexts(self) -> int:
+        """Calls that may run at once."""
+        return self._contexts
+
     # -- use
 
     def run(self, batch: NDArray[Any]) -> NDArray[Any]:
