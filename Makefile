@@ -1,12 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 # make demo   from a fresh machine to exported models, a verification table, a picture and a table of speeds
 # make test   what CI runs: ruff, mypy, pytest, and the comparison with other projects in an environment of its own
+# make docs   the documentation site in site/, strict: a warning is an error
 # Variables: PYTHON, VENV, PIP_FLAGS (e.g. an index that has CPU builds of torch), PYTEST_FLAGS
 
 PYTHON ?= python3
 VENV ?= .venv
 PIP_FLAGS ?=
-PYTEST_FLAGS ?= -n 2 --dist loadfile
+PYTEST_FLAGS ?= -n 2 --dist loadfile --max-worker-restart 0
 
 BIN := $(VENV)/bin
 PEERS := $(VENV)-peers
@@ -16,7 +17,7 @@ BUILD_FILES := pyproject.toml setup.py CMakeLists.txt constraints.txt $(shell fi
 DEMO_CONFIG := deeplabv3plus_mobilenetv2_streets
 DEMO_IMAGE := deeplab_infer/assets/street.png
 
-.PHONY: demo test lint format pytest parity clean
+.PHONY: demo test lint format pytest parity docs clean
 
 demo: $(VENV)/.installed
 	mkdir -p demo
@@ -47,6 +48,10 @@ $(PEERS)/.installed: scripts/install_peers.sh constraints.txt | $(BIN)/python
 	scripts/install_peers.sh $(PEERS)/bin/python
 	touch $@
 
+docs: $(VENV)/.installed-dev
+	$(BIN)/python -m sphinx -q -W --keep-going -b html -c docs -d build/doctrees . site
+	@echo "The first page: site/index.html"
+
 format: $(VENV)/.installed-dev
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
@@ -67,5 +72,5 @@ $(VENV)/.installed-dev: $(BUILD_FILES) | $(BIN)/python
 
 clean:
 	rm -f $(VENV)/.installed $(VENV)/.installed-dev
-	rm -rf $(PEERS) build dist demo *.egg-info deeplab_infer/_C*.so .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(PEERS) build dist demo site *.egg-info deeplab_infer/_C*.so .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -not -path './.venv*' -prune -exec rm -rf {} +
