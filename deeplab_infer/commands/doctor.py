@@ -60,6 +60,13 @@ _PACKAGES: dict[str, tuple[str, str, str, str]] = {
     "tensorrt": ("tensorrt", "engines for NVIDIA GPUs", "deeplab-infer[tensorrt]", "_tensorrt"),
     "tensorrt-rtx": ("tensorrt_rtx", "engines for NVIDIA RTX GPUs", "deeplab-infer[tensorrt-rtx]", "_tensorrt"),
     "cuda-python": ("cuda.bindings.runtime", "engines for NVIDIA GPUs", "deeplab-infer[tensorrt]", "_cuda"),
+    "fastapi": ("fastapi", "deeplab-serve", "deeplab-infer[serve]", "_loads"),
+    "uvicorn": ("uvicorn", "deeplab-serve", "deeplab-infer[serve]", "_loads"),
+    "python-multipart": ("python_multipart", "deeplab-serve", "deeplab-infer[serve]", "_loads"),
+    "prometheus-client": ("prometheus_client", "deeplab-serve", "deeplab-infer[serve]", "_loads"),
+    "av": ("av", "videos and cameras", "deeplab-infer[video]", "_av"),
+    "rasterio": ("rasterio", "GeoTIFFs", "deeplab-infer[geo]", "_loads"),
+    "ray": ("ray", "deeplab-predict --ray", "deeplab-infer[ray]", ""),
 }
 _DISTRIBUTIONS = {
     "onnxruntime": ("onnxruntime-gpu", "onnxruntime"),
@@ -143,6 +150,13 @@ def _openvino(openvino: Any) -> str:
     core = shared_core()
     names = [f"{name} ({core.get_property(name, 'FULL_DEVICE_NAME')})" for name in core.available_devices]
     return ", ".join(names) or "no device"
+
+
+def _av(av: Any) -> str:
+    from ..streaming.video_writer import ENCODERS
+
+    encoders = [name for name, _ in ENCODERS if name in av.codecs_available]
+    return f"FFmpeg {av.ffmpeg_version_info}, writes {', '.join(encoders) or 'no video'}"
 
 
 def _tensorrt(module: Any) -> str:

@@ -5,6 +5,8 @@ import importlib
 import importlib.metadata
 import json
 
+import pytest
+
 from deeplab_infer.commands import doctor
 
 
@@ -17,6 +19,11 @@ def test_doctor(capsys):
     report = json.loads(capsys.readouterr().out)
     assert report["packages"]["torch"]["version"]
     assert "CPU kernels" in report["native module"]
+
+
+def test_doctor_says_what_videos_are_written_with():
+    pytest.importorskip("av")
+    assert "libx264" in doctor.examine()["packages"]["av"]["detail"]
 
 
 def test_doctor_names_what_to_install(capsys, monkeypatch):
