@@ -97,9 +97,16 @@ def _package(name: str) -> dict[str, str]:
         return {"for": purpose, "broken": f"broken: {type(error).__name__}: {error}"}
     found = {"for": purpose, "version": version}
     if ask:
-        detail = _guard(lambda: globals()[ask](importlib.import_module(module)))
+        detail = _guard(lambda: globals()[ask](_import(module)))
         found["broken" if detail.startswith("broken:") else "detail"] = detail
     return found
+
+
+def _import(module: str) -> Any:
+    from ..runtime.tensorrt_flavour import FLAVOURS, load_flavour
+
+    # A TensorRT that something else imported cannot load plugins any more.
+    return load_flavour(module).trt if module in FLAVOURS else importlib.import_module(module)
 
 
 def _distribution(name: str) -> str:

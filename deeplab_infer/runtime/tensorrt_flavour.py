@@ -74,7 +74,9 @@ class Flavour:
         if not library.is_file():
             raise BackendError(f"{library}: no such plugin library")
         if self.name == "tensorrt_rtx" and _rtx_names is None:
-            raise BackendError("import deeplab_infer before tensorrt_rtx: plugins need its libraries under plain names")
+            raise BackendError(
+                "tensorrt_rtx was imported before deeplab_infer loaded it: plugins fail; leave its import away"
+            )
         self.logger.errors.clear()
         if self.trt.get_plugin_registry().load_library(str(library)) is None:
             reason = self.logger.errors[-1].strip() if self.logger.errors else "no reason given"

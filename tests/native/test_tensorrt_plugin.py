@@ -21,6 +21,7 @@ import pytest
 import torch
 
 from deeplab_infer import _C
+from deeplab_infer.runtime.tensorrt_flavour import load_flavour
 
 from ..networks import make_network, random_images, reference_logits
 
@@ -294,7 +295,7 @@ def test_an_engine_computes_what_the_network_does(engine, network, tmp_path):
 
     exported = to_onnx_with_custom_ops(DeploymentGraph(network, Signature()), 18)
     assert engine(strip_functions(exported), plan=tmp_path / "plan")["bytes"] > 0
-    trt = pytest.importorskip("tensorrt_rtx")
+    trt = load_flavour("tensorrt_rtx").trt
     logger = trt.Logger(trt.Logger.ERROR)
     images = random_images(1, 128, 256)
     with trt.Runtime(logger) as runtime:
