@@ -17,7 +17,7 @@ ROOT = Path(__file__).parents[1]
 NAVIGATION = {
     "Start": ["docs/quickstart", "README", "examples/README"],
     "Export": ["docs/export", "docs/precision", "docs/optimisations", "docs/tensorrt", "docs/tensorrt_plugins"],
-    "Run": ["docs/cpu", "docs/outputs", "docs/large_images", "docs/streams", "docs/cpp", "docs/api"],
+    "Run": ["docs/cpu", "docs/outputs", "docs/large_images", "docs/streams", "docs/fleet", "docs/cpp", "docs/api"],
     "Measure": ["benchmarks/README", "benchmarks/results/README", "docs/evaluation"],
     "Train": ["docs/finetune", "docs/training", "docs/datasets", "deeplab_infer/assets/README"],
     "Serve": ["docs/serving"],

@@ -1,21 +1,35 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``deeplab-predict``: masks, overlays and summaries of files, folders and globs."""
+"""``deeplab-predict``: masks, overlays and summaries of files, folders, globs, videos and cameras."""
 
 from __future__ import annotations
 
 import argparse
+import os
 import sys
-from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import IO, Any
+from typing import TYPE_CHECKING, Any
 
-from ..errors import DeepLabError, ImageError
-from ..files import atomic_path, require_writable_dir
-from ..images import MAX_PIXELS, list_images
+from ..errors import DeepLabError
+from ..files import require_writable_dir
+from ..images import MAX_PIXELS
+from ..outputs import Outputs
+from ..outputs.writer import run_names, suffixes
 from ..runtime import BACKENDS, RUN_PRECISIONS
-from .cli import make_console, make_parser, run_command
+from ..streaming.names import Name, expand, expand_all, is_media, read_names
+from .cli import make_parser, run_command
+from .job_options import add_job_options, wants_job
+from .output_names import OutputNames
+from .output_options import add_output_options, output_options
+from .predict_run import Input, Run
+from .predict_videos import VideoPlan
+from .stream_options import add_stream_options, stream_options
+from .stream_progress import StreamProgress
+from .terminating import stop_like_ctrl_c
 from .window_options import add_window_options, window_options
+
+if TYPE_CHECKING:
+    from ..segmenter import Segmenter
 
 PROG = "deeplab-predict"
 _EPILOG = """\
@@ -23,30 +37,36 @@ examples:
   deeplab-predict model.engine street.png -o out --overlay
   deeplab-predict model.onnx photos/ "more/*.jpg" -o out --overlay --json
   deeplab-predict model.onnx big.png -o out --mode slide --window 769x769 --window-stride 513x513
+  deeplab-predict model.onnx photos/ -o out --no-mask --coco polygons --classes car person --threshold 0.8
   deeplab-predict model.onnx huge.tif -o out --mode slide --window 512x512 --windows even --blend linear
+  deeplab-predict model.engine street.mp4 -o out --json --smooth 5
+  deeplab-predict model.engine rtsp://name:password@10.0.0.5/live -o out --drop --no-video --json
+  find photos -name "*.jpg" -print0 | deeplab-predict model.onnx - -0 -o out
+  deeplab-predict model.onnx archive/ -r -o out --resume
+  deeplab-predict model.engine archive/ -r -o /shared/out --ray auto
 
 Masks are palettised PNGs of class indices. --json writes results.jsonl, one line an image with the area of each class.
-A file that cannot be read is reported and skipped.
+A video or camera gives NAME_overlay.mp4 with the sound of the video, with --json NAME.jsonl, a line a frame as soon as
+it is done, and with --frames a folder of what is written of images. A file that cannot be read is reported and skipped.
 exit code: 0 all done, 1 some files failed, 2 wrong use or nothing could be done, 130 interrupted
 """
 
 
 def build_parser() -> argparse.ArgumentParser:
     """The command's options."""
-    parser = make_parser(PROG, "Segment images with an exported model, a checkpoint or a named config.", _EPILOG)
+    parser = make_parser(PROG, "Segment images and videos with an exported model, a checkpoint or a config.", _EPILOG)
     parser.add_argument(
         "model", help="an exported .engine, .onnx or .xml; with torch also a checkpoint or a config's name"
     )
-    parser.add_argument("source", nargs="+", help="image files, folders, or quoted patterns")
-    parser.add_argument("-o", "--output-dir", default="predictions", metavar="DIR", help="default: predictions")
-    out = parser.add_argument_group("what to write")
-    out.add_argument("--no-mask", action="store_true", help="no label PNGs")
-    out.add_argument(
-        "--overlay", action="store_true", help="also NAME_overlay.png: colours over the image, with a legend"
+    parser.add_argument(
+        "source",
+        nargs="+",
+        help="images, videos, folders, patterns, cameras (rtsp://, http://, /dev/video0), or - for names on stdin",
     )
-    out.add_argument("--npz", action="store_true", help="also NAME.npz with labels and scores")
-    out.add_argument("--json", action="store_true", help="also results.jsonl")
-    out.add_argument("--alpha", type=float, default=0.55, help="opacity of the overlay, 0..1 (default: 0.55)")
+    parser.add_argument("-o", "--output-dir", default="predictions", metavar="DIR", help="default: predictions")
+    add_output_options(parser)
+    add_stream_options(parser)
+    add_job_options(parser)
     run = parser.add_argument_group("how to run")
     run.add_argument("-r", "--recursive", action="store_true", help="also the folders below")
     run.add_argument("--backend", default="auto", help=f"{', '.join(BACKENDS)} (default: auto)")
@@ -73,116 +93,84 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _run(arguments: argparse.Namespace) -> int:
+    options, streams = output_options(arguments), stream_options(arguments)
+    plan = VideoPlan(options, not arguments.no_video, arguments.frames, arguments.max_frames)
+    from_stdin = arguments.source == ["-"]
+    if wants_job(arguments):
+        from .predict_job import predict_job
+
+        every = list(_from_stdin(arguments)) if from_stdin else _known(arguments, plan)
+        return predict_job(arguments, every, _model_options(arguments), options)
+    known = [] if from_stdin else _known(arguments, plan)
+    names = OutputNames(known, run_names(options), arguments.output_dir)
+
+    def named(name: Name) -> Input:
+        media = is_media(name)
+        return Input(name, names.stem(name, plan.suffixes if media else suffixes(options)), media)
+
+    # Known names are given theirs before the model is loaded: a clash should not take a minute to find.
+    inputs: Iterable[Input] = map(named, _from_stdin(arguments)) if from_stdin else [named(name) for name in known]
+    folder = require_writable_dir(arguments.output_dir)
+    files = [Path(name).absolute().parent for name in known if not is_media(name)]
+    root = os.path.commonpath(files) if files else Path.cwd()
+    with (
+        stop_like_ctrl_c(),
+        _open(arguments) as segmenter,
+        Outputs(
+            folder,
+            options,
+            segmenter.classes,
+            segmenter.palette,
+            root=root,
+            whole_run=from_stdin or bool(files),
+        ) as outputs,
+        StreamProgress(arguments.quiet) as progress,
+    ):
+        run = Run(segmenter, outputs, plan, progress, streams, hurried=from_stdin, max_pixels=arguments.max_pixels)
+        run.all(inputs, images=None if from_stdin else len(files))
+    return run.exit_code()
+
+
+def _known(arguments: argparse.Namespace, plan: VideoPlan) -> list[Name]:
+    """All inputs that were named on the command line."""
+    if "-" in arguments.source:
+        raise DeepLabError("'-' stands for all names, read from stdin; give no other source with it")
+    if arguments.null:
+        raise DeepLabError("--null is about names on stdin; give '-' as the source")
+    known = expand_all(arguments.source, arguments.recursive)
+    if any(is_media(name) for name in known):
+        plan.check()
+    return known
+
+
+def _from_stdin(arguments: argparse.Namespace) -> Iterator[Name]:
+    """Names as they come; what is wrong with one is said when it is read."""
+    # Without a buffer: a thread that waits in it would keep the process from ending.
+    for name in read_names(lambda size: os.read(sys.stdin.fileno(), size), arguments.null):
+        if os.path.isdir(name):
+            yield from expand(name, arguments.recursive)
+        else:
+            yield name if is_media(name) else Path(name)
+
+
+def _open(arguments: argparse.Namespace) -> Segmenter:
     from ..segmenter import Segmenter
 
-    if not 0 <= arguments.alpha <= 1:
-        raise DeepLabError(f"--alpha must be in 0..1, got {arguments.alpha}")
-    images = list_images(arguments.source, arguments.recursive)
-    stems = output_stems(images, _suffixes(arguments))
-    _refuse_to_overwrite(images, stems, arguments)
-    folder = require_writable_dir(arguments.output_dir)
-    windows = window_options(arguments)
-    with Segmenter(
-        arguments.model,
-        backend=arguments.backend,
-        device=arguments.device,
-        threads=arguments.threads,
-        fused=not arguments.no_fused,
-        precision=arguments.precision,
-        max_pixels=arguments.max_pixels,
-        **windows,
-        scales=arguments.scales,
-        flip=arguments.flip,
-    ) as segmenter:
-        if arguments.json:
-            with atomic_path(folder / "results.jsonl") as temporary, open(temporary, "w", encoding="utf-8") as lines:
-                failed = _predict_all(segmenter, images, stems, folder, arguments, lines)
-        else:
-            failed = _predict_all(segmenter, images, stems, folder, arguments, None)
-    print(f"{len(images) - failed} of {len(images)} images segmented into {folder}")
-    return 0 if failed == 0 else 2 if failed == len(images) else 1
+    return Segmenter(arguments.model, **_model_options(arguments))
 
 
-def _predict_all(
-    segmenter: Any,
-    images: list[Path],
-    stems: list[str],
-    folder: Path,
-    arguments: argparse.Namespace,
-    lines: IO[str] | None,
-) -> int:
-    """Segment one after the other; returns how many failed."""
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-    console = make_console(stderr=True)
-    failed = 0
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    quiet = arguments.quiet or not console.is_terminal
-    with Progress(*columns, console=console, disable=quiet, transient=True) as bar:
-        windows = bar.add_task("windows", visible=False)
-
-        def tell(done: int, total: int) -> None:
-            bar.update(windows, completed=done, total=total, visible=done < total)
-
-        for path, stem in bar.track(list(zip(images, stems, strict=True)), description="segmenting"):
-            try:
-                result = segmenter.predict(path, scores=arguments.npz, progress=tell)
-            except ImageError as error:
-                failed += 1
-                console.print(f"skipped: {error}", style="red", markup=False, soft_wrap=True)
-                continue
-            _write(result, folder, stem, arguments)
-            if lines is not None:
-                lines.write(result.to_json() + "\n")
-    return failed
-
-
-def output_stems(images: Sequence[Path], suffixes: Sequence[str] = (".png",)) -> list[str]:
-    """A name for each image's outputs: its stem, or more of its path where stems meet twice.
-
-    Args:
-        images: the files.
-        suffixes: what is appended to a stem; no two images get an output of one name.
-    """
-    count = Counter(path.stem for path in images)
-    stems: list[str] = []
-    taken: set[str] = set()
-    for path in images:
-        stem = path.stem if count[path.stem] == 1 else "_".join([*path.parent.parts[-2:], path.name.replace(".", "_")])
-        stem = stem.replace("/", "_").replace("..", "_")
-        unique, number = stem, 2
-        while not taken.isdisjoint(unique + suffix for suffix in suffixes):
-            unique, number = f"{stem}_{number}", number + 1
-        taken.update(unique + suffix for suffix in suffixes)
-        stems.append(unique)
-    return stems
-
-
-def _suffixes(arguments: argparse.Namespace) -> list[str]:
-    asked = {".png": not arguments.no_mask, "_overlay.png": arguments.overlay, ".npz": arguments.npz}
-    return [suffix for suffix, wanted in asked.items() if wanted]
-
-
-def _refuse_to_overwrite(images: Sequence[Path], stems: Sequence[str], arguments: argparse.Namespace) -> None:
-    """A mask of ``photos/a.png`` written into ``photos`` would replace the photo."""
-    sources = {path.resolve() for path in images}
-    folder = Path(arguments.output_dir).resolve()
-    for stem in stems:
-        for suffix in _suffixes(arguments):
-            if (folder / f"{stem}{suffix}").resolve() in sources:
-                raise DeepLabError(
-                    f"the output {stem}{suffix} would overwrite an input image in {arguments.output_dir!r}; "
-                    "choose another folder with -o"
-                )
-
-
-def _write(result: Any, folder: Path, stem: str, arguments: argparse.Namespace) -> None:
-    if not arguments.no_mask:
-        result.save(folder / f"{stem}.png", "labels")
-    if arguments.overlay:
-        result.save(folder / f"{stem}_overlay.png", "overlay", alpha=arguments.alpha)
-    if arguments.npz:
-        result.save(folder / f"{stem}.npz")
+def _model_options(arguments: argparse.Namespace) -> dict[str, Any]:
+    return {
+        "backend": arguments.backend,
+        "device": arguments.device,
+        "threads": arguments.threads,
+        "fused": not arguments.no_fused,
+        "precision": arguments.precision,
+        "max_pixels": arguments.max_pixels,
+        **window_options(arguments),
+        "scales": arguments.scales,
+        "flip": arguments.flip,
+    }
 
 
 if __name__ == "__main__":

@@ -13,7 +13,8 @@ from deeplab_export import export_onnx
 from PIL import Image
 
 from deeplab_infer.commands import predict
-from deeplab_infer.commands.predict import output_stems
+from deeplab_infer.commands.output_names import output_stems
+from deeplab_infer.data.coco import CocoDataset
 from deeplab_infer.segmentation import Segmentation
 from deeplab_infer.segmenter import Segmenter
 
@@ -188,3 +189,100 @@ def test_precision_of_the_torch_backend(tmp_path, capsys):
         == 2
     )
     assert "tf32" in capsys.readouterr().err
+
+
+def test_formats_for_other_tools(tmp_path, model_file, photos):
+    out = tmp_path / "o"
+    assert run(model_file, photos, "-o", out, "--no-mask", "--coco", "polygons", "--labelme", "--cvat", "--json") == 0
+    assert names(out) == ["coco.json", "cvat.xml", "p0.json", "p1.json", "p2.json", "results.jsonl"]
+    content = json.loads((out / "coco.json").read_text())
+    assert [image["file_name"] for image in content["images"]] == ["p0.png", "p1.png", "p2.png"]
+    labels = CocoDataset(photos, "train", annotations=out / "coco.json", uncovered="ignore").labels(1)
+    assert np.array_equal(labels, Segmenter(model_file).predict(photos / "p1.png").labels)
+
+
+def test_only_some_classes_and_sure_pixels(tmp_path, model_file, photos):
+    segmenter = Segmenter(model_file)
+    result = segmenter.predict(photos / "p0.png", scores=True)
+    name = max(result.areas(), key=result.areas().get)
+    middle = float(np.median(result.scores))
+    assert run(model_file, photos / "p0.png", "-o", tmp_path / "o", "--classes", name, "--threshold", middle) == 0
+    kept = (result.labels == segmenter.classes.index(name)) & (result.scores >= np.float32(middle))
+    expected = np.where(kept, result.labels, 255)
+    assert 0 < kept.sum() < kept.size
+    assert np.array_equal(np.asarray(Image.open(tmp_path / "o" / "p0.png")), expected)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--classes", "rode"], "no class 'rode'"),
+        (["--threshold", "2"], "is a probability"),
+        (["--coco-per", "class"], "ask for that with --coco"),
+        (["--min-area", "nan"], "smallest area"),
+    ],
+)
+def test_outputs_that_cannot_be(tmp_path, capsys, model_file, photos, arguments, message):
+    assert run(model_file, photos, "-o", tmp_path / "o", *arguments) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_images_of_one_name_in_two_folders(tmp_path, model_file, photos):
+    other = tmp_path / "other"
+    other.mkdir()
+    Image.fromarray(random_images(1, 20, 24)[0]).save(other / "p0.png")
+    assert run(model_file, photos, other, "-o", tmp_path / "o", "--no-mask", "--coco", "rle") == 0
+    images = json.loads((tmp_path / "o" / "coco.json").read_text())["images"]
+    assert [image["file_name"] for image in images][2:] == ["my photos/p2.png", "other/p0.png"]
+
+
+def test_names_too_long_for_their_outputs(tmp_path, model_file):
+    for name in ("x" * 250 + "1.png", "x" * 250 + "2.png", "ü" * 125 + ".png"):
+        Image.fromarray(np.zeros((5, 9, 3), np.uint8)).save(tmp_path / name)
+    assert run(model_file, tmp_path, "-o", tmp_path / "o", "--overlay") == 0
+    assert len(names(tmp_path / "o")) == 6
+
+
+def test_an_image_named_like_a_file_of_the_run(tmp_path, model_file):
+    Image.fromarray(np.zeros((5, 9, 3), np.uint8)).save(tmp_path / "coco.png")
+    assert run(model_file, tmp_path, "-o", tmp_path / "o", "--no-mask", "--labelme", "--coco", "rle") == 0
+    assert names(tmp_path / "o") == ["coco.json", "coco_2.json"]
+
+
+def test_a_full_disk_in_the_middle(tmp_path, capsys, monkeypatch, model_file, photos):
+    encode = Segmentation._encode
+    calls = []
+
+    def fill(self, *arguments):
+        calls.append(self)
+        if len(calls) > 2:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return encode(self, *arguments)
+
+    monkeypatch.setattr(Segmentation, "_encode", fill)
+    assert run(model_file, photos, "-o", tmp_path / "o", "--json") == 2
+    assert "disk is full" in capsys.readouterr().err
+    assert names(tmp_path / "o") == ["p0.png", "p1.png", "results.jsonl"]
+    assert len((tmp_path / "o" / "results.jsonl").read_text().splitlines()) == 2
+
+
+def test_large_geotiffs_from_file_to_file(tmp_path, model_file, monkeypatch):
+    rasterio = pytest.importorskip("rasterio", reason="rasterio is not installed")
+    place = {"crs": "EPSG:32633", "transform": rasterio.Affine(0.5, 0, 4e5, 0, -0.5, 5.8e6)}
+    pixels = random_images(1, 300, 200)[0]
+    with rasterio.open(
+        tmp_path / "in.tif", "w", driver="GTiff", height=300, width=200, count=3, dtype="uint8", **place
+    ) as file:
+        file.write(pixels.transpose(2, 0, 1))
+    options = ["--mode", "slide", "--window", "48x64", "--window-stride", "32x48", "--memory", "100000", "--geotiff"]
+    assert run(model_file, tmp_path / "in.tif", "-o", tmp_path / "whole", *options) == 0
+    with monkeypatch.context() as patch:
+        patch.setattr("deeplab_infer.images.read_image", None)  # the file is never decoded whole
+        patch.setattr(Segmenter, "predict", None)
+        arguments = [*options, "--no-mask", "--json", "--threshold", "0.1"]
+        assert run(model_file, tmp_path / "in.tif", "-o", tmp_path / "bands", *arguments) == 0
+    with rasterio.open(tmp_path / "whole" / "in.tif") as one, rasterio.open(tmp_path / "bands" / "in.tif") as other:
+        assert one.transform == other.transform == place["transform"]
+        kept = other.read(1) != 255
+        assert kept.any() and np.array_equal(one.read(1)[kept], other.read(1)[kept])
+        assert np.array_equal(one.read(1), np.asarray(Image.open(tmp_path / "whole" / "in.png")))

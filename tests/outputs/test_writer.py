@@ -143,6 +143,7 @@ def test_a_line_that_does_not_fit_on_the_disk_is_taken_back(tmp_path):
         journal.append(dump({"stem": "b"}))
     journal._stream = real
     journal.append(dump({"stem": "c"}))
+    journal.close()
     assert [record["stem"] for record in journal.records()] == ["a", "c"]
 
 

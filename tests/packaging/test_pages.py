@@ -102,7 +102,7 @@ SMALLER: dict[str, dict[str, str]] = {
     },
     "docs/cpu.md": {
         "--config NAME --checkpoint FILE": f"--config {STREETS} {_SIZE} --max-drop 100 --min-agreement 0.1 --no-search --calibration-images 2",
-        "deeplab-eval FILE": "deeplab-eval --backend torch my.safetensors",
+        "deeplab-eval FILE": "deeplab-eval --backend torch,openvino my.safetensors",
         "--min-agreement 0.99 ": "--min-agreement 0.1 ",
     },
     "docs/datasets.md": {

@@ -48,7 +48,7 @@ def test_variable_rate_is_kept(segmenter, tmp_path):
 
 def test_odd_sizes_are_padded(segmenter, tmp_path, caplog):
     path = media.write_video(tmp_path / "a.mkv", 3, 47, 61, codec="ffv1")
-    with caplog.at_level(logging.INFO):
+    with caplog.at_level(logging.INFO, logger="deeplab_infer"):
         out = write(segmenter, path, tmp_path / "out.mp4")
     assert "61 x 47 pixels are padded to 62 x 48" in caplog.text
     assert [p.shape for p in media.read_video(out)[1]] == [(48, 62, 3)] * 3

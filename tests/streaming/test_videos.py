@@ -160,11 +160,11 @@ def test_frames_larger_than_allowed(segmenter, tmp_path):
 
 def test_which_decoder_is_said(segmenter, tmp_path, caplog, monkeypatch):
     path = media.write_video(tmp_path / "a.mp4", 2)
-    with caplog.at_level(logging.INFO):
+    with caplog.at_level(logging.INFO, logger="deeplab_infer"):
         list(segmenter.stream(path, decoder="cpu"))
     assert "a.mp4: decoded on the CPU" in caplog.text
     monkeypatch.setattr(pyav, "_no_nvdec", lambda av: "no CUDA device")
-    with caplog.at_level(logging.INFO):
+    with caplog.at_level(logging.INFO, logger="deeplab_infer"):
         list(segmenter.stream(path))
     assert "no NVDEC: no CUDA device" in caplog.text
     with pytest.raises(BackendError, match="NVDEC cannot be used here"):
