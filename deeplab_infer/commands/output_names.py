@@ -27,11 +27,14 @@ class OutputNames:
     def __init__(
         self, inputs: Sequence[Name] = (), reserved: Iterable[str] = (), folder: str | Path | None = None
     ) -> None:
-        paths = [as_path(name) for name in inputs]
-        self._count = Counter(path.stem for path in paths)
-        self._inputs = {path.resolve() for path in paths}
-        self._folder = None if folder is None else Path(folder).resolve()
+        self._count = Counter(as_path(name).stem for name in inputs)
+        self._folder = None if folder is None else os.path.realpath(folder)
+        self._real_folders: dict[str, str] = {}
         self._taken = set(reserved)
+        self._known, self._since = inputs, list[Name]()
+        self._beside: set[str] = set()  # names of the inputs that lie in the output folder
+        for name in inputs:
+            self._note(as_path(name))
 
     def stem(self, name: Name, suffixes: Sequence[str]) -> str:
         """The stem of an input; no two get an output of one name.
@@ -51,20 +54,41 @@ class OutputNames:
         while not self._taken.isdisjoint(unique + suffix for suffix in suffixes):
             unique, number = f"{stem}_{number}", number + 1
         self._taken.update(unique + suffix for suffix in suffixes)
-        self._inputs.add(path.resolve())
+        if path.stem not in self._count:
+            self._since.append(name)
+            self._note(path)
         self._refuse_to_overwrite(unique, suffixes)
         return unique
+
+    def _note(self, path: Path) -> None:
+        """Remember an input that lies in the output folder; one of a million elsewhere costs a look at its file."""
+        if self._folder is None:
+            return
+        folder, name = os.path.split(os.fspath(path))
+        if os.path.islink(path):
+            folder, name = os.path.split(os.path.realpath(path))
+        elif folder not in self._real_folders:
+            self._real_folders[folder] = os.path.realpath(folder)
+        if self._real_folders.get(folder, folder) == self._folder:
+            self._beside.add(name)
 
     def _refuse_to_overwrite(self, stem: str, suffixes: Sequence[str]) -> None:
         """A mask of ``photos/a.png`` written into ``photos`` would replace the photo."""
         if self._folder is None:
             return
         for suffix in suffixes:
-            if (self._folder / f"{stem}{suffix}").resolve() in self._inputs:
+            if f"{stem}{suffix}" in self._beside or self._leads_to_input(f"{self._folder}/{stem}{suffix}"):
                 raise DeepLabError(
-                    f"the output {stem}{suffix} would overwrite an input image in {str(self._folder)!r}; "
+                    f"the output {stem}{suffix} would overwrite an input image in {self._folder!r}; "
                     "choose another folder with -o"
                 )
+
+    def _leads_to_input(self, output: str) -> bool:
+        """Whether an output is a link to an input, which is rare, so that nothing is kept for it."""
+        if not os.path.islink(output):
+            return False
+        real = os.path.realpath(output)
+        return any(os.path.realpath(as_path(name)) == real for name in (*self._known, *self._since))
 
 
 def output_stems(
