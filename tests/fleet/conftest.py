@@ -1,7 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """A cheap model and a folder of small photos."""
 
+import contextlib
 import json
+import signal
+import subprocess
 
 import pytest
 from deeplab_export import export_onnx
@@ -46,3 +49,20 @@ def lines(path):
     """Records without times."""
     found = [json.loads(line) for line in path.read_text().splitlines()]
     return [{key: value for key, value in line.items() if key != "timings_ms"} for line in found]
+
+
+@contextlib.contextmanager
+def running(command):
+    """A process that Ctrl-C reaches, also where the tests themselves were told to ignore it; it never outlives a test."""
+    process = subprocess.Popen(
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+    )
+    with process:
+        try:
+            yield process
+        finally:
+            process.kill()

@@ -4,7 +4,6 @@
 import json
 import os
 import signal
-import subprocess
 import sys
 import threading
 import time
@@ -13,6 +12,8 @@ import pytest
 
 from deeplab_infer.commands import predict
 from deeplab_infer.fleet.folder import NAME
+
+from .conftest import running
 
 ray = pytest.importorskip("ray", reason="pip install 'deeplab-infer[ray]'")
 
@@ -170,7 +171,7 @@ def test_the_command_is_ended(cluster, tmp_path, model_file, photos, stuck, plai
     out = tmp_path / "out"
     arguments = [model_file, *map(str, sorted(photos.iterdir())), "-o", str(out), *WRITTEN, *TWO]
     command = [sys.executable, "-m", "deeplab_infer.commands.predict", *arguments]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+    with running(command) as process:
         until(lambda: reader_of(out, "p06.png", 1) and len(events(out, "done")) >= 6)
         worker = reader_of(out, "p06.png", 1)
         process.send_signal(number)

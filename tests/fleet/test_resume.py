@@ -19,7 +19,7 @@ from deeplab_infer.fleet import worker
 from deeplab_infer.fleet.folder import NAME
 from deeplab_infer.outputs import Outputs
 
-from .conftest import lines
+from .conftest import lines, running
 
 WRITTEN = ("--json", "--coco", "rle", "--overlay")
 
@@ -308,7 +308,7 @@ def test_ctrl_c_says_how_to_go_on(tmp_path, model_file, photos):
     out = tmp_path / "out"
     slow = _DYING.replace("os.kill(os.getpid(), signal.SIGKILL)", "__import__('time').sleep(60)")
     command = [sys.executable, "-c", slow, "p05", model_file, str(photos), "-o", str(out), "--resume"]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+    with running(command) as process:
         until(lambda: (out / ".p05.abcd1234.png").exists())
         process.send_signal(signal.SIGINT)
         said = process.communicate(timeout=30)
