@@ -7,7 +7,7 @@
 PYTHON ?= python3
 VENV ?= .venv
 PIP_FLAGS ?=
-PYTEST_FLAGS ?= -n 2 --dist loadfile --max-worker-restart 0
+PYTEST_FLAGS ?= -n 2 --dist loadfile --max-worker-restart 0 --timeout 900
 
 BIN := $(VENV)/bin
 PEERS := $(VENV)-peers
