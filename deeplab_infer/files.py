@@ -1,15 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Files that are written whole or not at all."""
+"""Files, and lines of files, that are written whole or not at all."""
 
 from __future__ import annotations
 
 import contextlib
 import hashlib
+import json
 import os
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 from .errors import DeepLabError
 
@@ -46,6 +47,27 @@ def atomic_write(path: str | os.PathLike[str], mode: str = "wb") -> Iterator[IO]
         yield stream
         stream.flush()
         os.fsync(stream.fileno())
+
+
+def json_line(value: Any) -> str:
+    """A JSON-able value as one line in ASCII, its newline at the end."""
+    return json.dumps(value, separators=(",", ":")) + "\n"
+
+
+def append_whole(stream: Any, data: bytes) -> None:
+    """Append to an unbuffered binary file; what cannot be written whole is taken back.
+
+    Raises:
+        OSError: the disk is full, or the file cannot be written; it is as it was.
+    """
+    before = stream.tell()
+    try:
+        while data:
+            data = data[stream.write(data) :]
+    except BaseException:
+        stream.seek(before)
+        stream.truncate()
+        raise
 
 
 def sha256_file(path: str | os.PathLike[str]) -> str:

@@ -8,7 +8,7 @@ import io
 import os
 import struct
 import threading
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -105,21 +105,41 @@ def list_images(sources: Iterable[str | os.PathLike[str]], recursive: bool = Fal
     """
     found: dict[Path, None] = {}
     for source in sources:
-        path = Path(source)
-        if path.is_dir():
-            walk = path.rglob("*") if recursive else path.iterdir()
-            matches = sorted(p for p in walk if p.suffix.lower() in SUFFIXES and p.is_file())
-            if not matches:
-                deeper = "" if recursive else " (use --recursive to look in the folders below it)"
-                raise ImageError(f"folder {str(source)!r} holds no image{deeper}")
-        elif path.exists():
-            matches = [path]
-        else:
-            matches = sorted(Path(p) for p in glob.glob(os.fspath(source), recursive=True) if os.path.isfile(p))
-            if not matches:
-                raise ImageError(f"{os.fspath(source)!r}: no such file, folder or pattern that matches a file")
-        found.update(dict.fromkeys(matches))
+        found.update(dict.fromkeys(list_files(source, recursive)))
     return list(found)
+
+
+def list_files(
+    source: str | os.PathLike[str],
+    recursive: bool = False,
+    suffixes: Collection[str] = SUFFIXES,
+    nothing: str = "no image",
+) -> list[Path]:
+    """Files that a path stands for, sorted: itself, those of a folder, or what a pattern matches.
+
+    Args:
+        source: the path.
+        recursive: also look in the folders below.
+        suffixes: of files in a folder, in lower case.
+        nothing: what a folder without such files holds.
+
+    Raises:
+        ImageError: it does not exist, or a folder or pattern holds nothing.
+    """
+    path = Path(source)
+    if path.is_dir():
+        walk = path.rglob("*") if recursive else path.iterdir()
+        found = sorted(p for p in walk if p.suffix.lower() in suffixes and p.is_file())
+        if not found:
+            deeper = "" if recursive else " (use --recursive to look in the folders below it)"
+            raise ImageError(f"folder {str(source)!r} holds {nothing}{deeper}")
+        return found
+    if path.exists():
+        return [path]
+    found = sorted(Path(p) for p in glob.glob(os.fspath(source), recursive=True) if os.path.isfile(p))
+    if not found:
+        raise ImageError(f"{os.fspath(source)!r}: no such file, folder or pattern that matches a file")
+    return found
 
 
 def _decode(source: Any, name: str, max_pixels: int) -> Rgb:

@@ -109,9 +109,10 @@ def _run(arguments: argparse.Namespace) -> int:
         return Input(name, names.stem(name, plan.suffixes if media else suffixes(options)), media)
 
     # Known names are given theirs before the model is loaded: a clash should not take a minute to find.
-    inputs: Iterable[Input] = map(named, _from_stdin(arguments)) if from_stdin else [named(name) for name in known]
+    given = [named(name) for name in known]
+    inputs: Iterable[Input] = map(named, _from_stdin(arguments)) if from_stdin else given
     folder = require_writable_dir(arguments.output_dir)
-    files = [Path(name).absolute().parent for name in known if not is_media(name)]
+    files = [Path(one.name).absolute().parent for one in given if not one.is_media]
     root = os.path.commonpath(files) if files else Path.cwd()
     with (
         stop_like_ctrl_c(),

@@ -91,11 +91,7 @@ class VideoFiles:
 
     def write(self, result: Segmentation) -> None:
         """Add a frame."""
-        chosen = result
-        if self._choice.threshold is not None:
-            chosen = chosen.confident(self._choice.threshold)
-        if self._choice.classes is not None:
-            chosen = chosen.keep(self._choice.classes)
+        chosen = self._choice.choose(result)
         if self._overlay is not None:
             self._overlay.write(chosen)
         if self._lines is not None:

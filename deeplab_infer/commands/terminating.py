@@ -8,6 +8,8 @@ import signal
 import threading
 from collections.abc import Iterator
 
+from ..signals import handling
+
 
 @contextlib.contextmanager
 def stop_like_ctrl_c() -> Iterator[None]:
@@ -15,8 +17,5 @@ def stop_like_ctrl_c() -> Iterator[None]:
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
-    try:
+    with handling(signal.default_int_handler, signal.SIGTERM):
         yield
-    finally:
-        signal.signal(signal.SIGTERM, before)

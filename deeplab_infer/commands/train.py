@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 from ..configs import ModelConfig, load_config
 from ..errors import DataError
 from ..files import atomic_write, require_writable_dir
+from ..signals import handling
 from .cli import INTERRUPTED, make_console, run_command
 from .train_data import TrainingData, adopt_classes, check_data, class_weights, open_data
 from .train_journal import RUN_FILES, RUN_FOLDERS, STATE, Journal, draw_samples
@@ -212,12 +213,8 @@ def _stopped_by_signals(training: Training) -> Iterator[None]:
             raise KeyboardInterrupt
         training.stop = True
 
-    earlier = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
+    with handling(stop, signal.SIGINT, signal.SIGTERM):
         yield
-    finally:
-        for number, handler in earlier.items():
-            signal.signal(number, handler)
 
 
 @contextlib.contextmanager

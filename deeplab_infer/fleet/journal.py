@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from ..errors import DataError
+from ..files import append_whole, json_line
 
 Event = dict[str, Any]
 _NAME = re.compile(r"(\d{5,})-(.+)-(\d{3,})\.jsonl")
@@ -126,16 +127,9 @@ class Journal:
         Raises:
             OSError: the disk is full.
         """
-        data = (json.dumps(event, separators=(",", ":")) + "\n").encode("ascii")
+        data = json_line(event).encode("ascii")
         with self._lock:
-            before = self._stream.tell()
-            try:
-                while data:
-                    data = data[self._stream.write(data) :]
-            except BaseException:
-                self._stream.seek(before)
-                self._stream.truncate()
-                raise
+            append_whole(self._stream, data)
 
 
 def _about(found: Identity | None) -> Event:

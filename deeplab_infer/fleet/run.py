@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -12,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import DataError, ImageError
-from ..files import atomic_write
+from ..files import atomic_write, json_line
 from ..outputs import assemble
 from ..outputs.writer import suffixes
 from .folder import JobFolder
@@ -176,7 +175,7 @@ def _report(path: Path, bad: Sequence[tuple[str, Bad]]) -> None:
         return
     with atomic_write(path, "w") as stream:
         for name, found in bad:
-            stream.write(json.dumps({"path": name, "error": found.error}, separators=(",", ":")) + "\n")
+            stream.write(json_line({"path": name, "error": found.error}))
 
 
 def remove_leftovers(job: Job, interrupted: set[str], files: Sequence[ImageFile]) -> None:

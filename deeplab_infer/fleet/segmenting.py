@@ -9,7 +9,7 @@ from typing import Any, NamedTuple, Protocol
 from ..errors import ImageError
 from ..outputs import Outputs
 from ..outputs.assembly import Record
-from ..outputs.banded import write_in_bands
+from ..outputs.banded import in_bands, write_in_bands
 from ..streaming.sources import image_files
 
 
@@ -70,7 +70,7 @@ def segment_files(
         OSError: the disk is full, or a file cannot be written.
         DeepLabError: the model does not take images of such a size.
     """
-    if outputs.banded and segmenter.describe()["mode"] == "slide":
+    if in_bands(segmenter, outputs):
         _in_bands(segmenter, files, outputs, watcher)
         return
     in_work: dict[int, ImageFile] = {}

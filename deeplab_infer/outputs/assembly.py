@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import DataError
-from ..files import atomic_write
+from ..files import atomic_write, json_line
 from ..segmentation import Palette, Segmentation
 from .coco import coco_annotations, write_coco
 from .cvat import cvat_masks, write_cvat
@@ -140,7 +140,7 @@ def read_lines(journal: str | os.PathLike[str]) -> Iterator[Record]:
 
 def dump(record: Record) -> str:
     """A record as a line."""
-    return json.dumps(record, separators=(",", ":")) + "\n"
+    return json_line(record)
 
 
 def _checked(records: Iterable[Record], file: RunFile) -> Iterator[Record]:

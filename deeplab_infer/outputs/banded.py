@@ -64,6 +64,11 @@ def raster_pixels(path: str | os.PathLike[str]) -> Iterator[RasterPixels | None]
         yield RasterPixels(raster) if fits else None
 
 
+def in_bands(segmenter: Any, outputs: Outputs) -> bool:
+    """Whether a run is one that `write_in_bands` takes files of."""
+    return outputs.banded and segmenter.describe()["mode"] == "slide"
+
+
 def write_in_bands(
     segmenter: Any,
     path: str | os.PathLike[str],
@@ -83,7 +88,7 @@ def write_in_bands(
         ImageError: the file is damaged.
         OSError: its GeoTIFF cannot be written.
     """
-    if not outputs.banded or segmenter.describe()["mode"] != "slide":
+    if not in_bands(segmenter, outputs):
         return None
     with raster_pixels(path) as pixels:
         if pixels is None:

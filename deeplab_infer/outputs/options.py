@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from ..configs.suggest import suggest
 from ..data.listing import some
 from ..errors import DeepLabError
+from ..segmentation import Segmentation
 
 COCO = ("rle", "polygons")
 UNITS = ("class", "region")
@@ -82,6 +83,15 @@ class OutputOptions:
             raise DeepLabError("--coco-per says what an annotation of coco.json is; ask for that with --coco")
         if self.classes is not None and not self.classes:
             raise DeepLabError("no class is to be kept; name at least one")
+
+    def choose(self, result: Segmentation) -> Segmentation:
+        """The same result with the pixels that keep their class.
+
+        Raises:
+            DeepLabError: a threshold, and no scores.
+        """
+        chosen = result if self.threshold is None else result.confident(self.threshold)
+        return chosen if self.classes is None else chosen.keep(self.classes)
 
     def check_classes(self, classes: Sequence[str]) -> None:
         """Refuse classes that a model does not have.

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from ..files import atomic_path
+from ..files import append_whole, atomic_path
 from ..runtime.streamed import Band
 from ..segmentation import Palette, Segmentation
 from .assembly import Record, assemble, dump, read_lines, run_files
@@ -106,7 +106,7 @@ class Outputs:
         record = self._record(result.path, stem)
         if self.options.cvat:
             check_name(record["file_name"])
-        chosen = self._choose(result)
+        chosen = self.options.choose(result)
         record |= chosen.to_dict()
         for run_file in self._run_files:
             if run_file.part is not None and run_file.collect is not None:
@@ -190,16 +190,10 @@ class Outputs:
         below = self._root is not None and os.path.commonpath([self._root, whole]) == self._root
         return os.path.relpath(whole, self._root).replace(os.sep, "/") if below else os.path.basename(whole)
 
-    def _choose(self, result: Segmentation) -> Segmentation:
-        chosen = result
-        if self.options.threshold is not None:
-            chosen = chosen.confident(self.options.threshold)
-        return chosen if self.options.classes is None else chosen.keep(self.options.classes)
-
     def _chosen_rows(self, bands: Iterable[Band], counts: Any) -> Iterable[Any]:
         for band in bands:
             part = Segmentation(band.labels, self._classes, self._palette, band.scores)
-            labels = self._choose(part).labels
+            labels = self.options.choose(part).labels
             counts += np.bincount(labels.reshape(-1), minlength=len(counts))[: len(counts)]
             yield labels
 
@@ -236,14 +230,7 @@ class _Journal:
         if self._stream is None:
             handle, name = tempfile.mkstemp(prefix=".records-", suffix=".jsonl", dir=self._folder)
             self._stream, self.path = os.fdopen(handle, "wb", buffering=0), Path(name)
-        data, before = line.encode(), self._stream.tell()
-        try:
-            while data:
-                data = data[self._stream.write(data) :]
-        except BaseException:
-            self._stream.seek(before)
-            self._stream.truncate()
-            raise
+        append_whole(self._stream, line.encode())
 
     def records(self) -> Iterable[Record]:
         """All of them, from the first."""

@@ -13,6 +13,7 @@ from typing import Any
 import uvicorn
 
 from ..errors import DeepLabError
+from ..signals import handling
 
 # Above this uvicorn itself answers 503, and file descriptors last (1024 is a usual limit).
 MAX_CONNECTIONS = 512
@@ -91,9 +92,5 @@ def serve(app: Any, opened: socket.socket, timeout_s: float) -> None:
         server.should_exit = True
 
     # uvicorn raises the signal that ended it once more, for whoever was there before: ending is no error here.
-    before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
+    with handling(stop, signal.SIGINT, signal.SIGTERM):
         server.run(sockets=[opened])
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

@@ -9,6 +9,8 @@ from typing import Any, Protocol
 
 from ..errors import DeepLabError
 
+BYTES_A_PIXEL = 4  # three of colour, one of labels
+
 
 @dataclass(eq=False)
 class Frame:

@@ -3,11 +3,11 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Any
 
+from ..files import append_whole, json_line
 from ..segmentation import Segmentation
 
 
@@ -28,17 +28,10 @@ class FrameLines:
         Raises:
             OSError: the disk is full, or the file cannot be written; the line is not in it.
         """
-        data = (json.dumps(frame_record(result), separators=(",", ":")) + "\n").encode()
+        line = json_line(frame_record(result))
         if self._stream is None:
             self._stream = open(self.path, "wb", buffering=0)  # noqa: SIM115  closed by `close`
-        before = self._stream.tell()
-        try:
-            while data:
-                data = data[self._stream.write(data) :]
-        except BaseException:
-            self._stream.truncate(before)
-            self._stream.seek(before)
-            raise
+        append_whole(self._stream, line.encode())
 
     def close(self) -> None:
         """No more lines."""

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import glob
 import os
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
@@ -11,7 +10,7 @@ from pathlib import Path
 from PIL import UnidentifiedImageError
 
 from ..errors import ImageError
-from ..images import DAMAGED, MAX_PIXELS, open_picture
+from ..images import DAMAGED, MAX_PIXELS, list_files, open_picture
 from ..images import SUFFIXES as IMAGE_SUFFIXES
 from .pyav import is_device, is_url
 from .video import SUFFIXES as VIDEO_SUFFIXES
@@ -62,21 +61,7 @@ def expand(source: Name, recursive: bool = False) -> list[Name]:
     """
     if is_live(source):
         return [str(source)]
-    path = Path(source)
-    if path.is_dir():
-        wanted = (*IMAGE_SUFFIXES, *VIDEO_SUFFIXES)
-        walk = path.rglob("*") if recursive else path.iterdir()
-        matches = sorted(p for p in walk if p.suffix.lower() in wanted and p.is_file())
-        if not matches:
-            deeper = "" if recursive else " (use --recursive to look in the folders below it)"
-            raise ImageError(f"folder {str(source)!r} holds no image and no video{deeper}")
-        return list(matches)
-    if path.exists():
-        return [path]
-    found = sorted(Path(p) for p in glob.glob(os.fspath(source), recursive=True) if os.path.isfile(p))
-    if not found:
-        raise ImageError(f"{os.fspath(source)!r}: no such file, folder or pattern that matches a file")
-    return list(found)
+    return list(list_files(source, recursive, {*IMAGE_SUFFIXES, *VIDEO_SUFFIXES}, "no image and no video"))
 
 
 def expand_all(sources: Iterable[Name], recursive: bool = False) -> list[Name]:

@@ -14,13 +14,12 @@ from PIL import Image
 from ..errors import DeepLabError, ImageError
 from ..images import as_rgb, open_picture, sliceable_size
 from ..runtime.gpu_array import is_gpu_array
-from .items import Counts, Failure, Frame, Source
+from .items import BYTES_A_PIXEL, Counts, Failure, Frame, Source
 from .live import Reconnect, open_live
 from .names import Name, expand, is_live, is_video
 from .pyav import Opening, shown
 from .video import open_video
 
-_BYTES_A_PIXEL = 4  # three of colour, one of labels
 Loader = Callable[[Any], Any]
 
 
@@ -60,7 +59,7 @@ class Images:
 
     def _frame(self, image: Any, index: int) -> Frame:
         path = os.fspath(image) if isinstance(image, (str, os.PathLike)) else None
-        cost = size_of(image, self._max_pixels) * _BYTES_A_PIXEL
+        cost = size_of(image, self._max_pixels) * BYTES_A_PIXEL
         return Frame(lambda: self._load(image), cost, index, None, path or self.name, path, fresh=path is not None)
 
 

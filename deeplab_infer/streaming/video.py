@@ -11,7 +11,7 @@ from typing import Any
 
 from ..errors import ImageError
 from .decoding import Decoder, to_rgb
-from .items import Counts, Frame
+from .items import BYTES_A_PIXEL, Counts, Frame
 from .pyav import Opening, explain, import_av, open_input, shown
 
 _log = logging.getLogger(__name__)
@@ -20,7 +20,6 @@ SUFFIXES = frozenset({
     ".mp4", ".mpeg", ".mpg", ".mts", ".mxf", ".ogv", ".ts", ".vob", ".webm", ".wmv", ".y4m",
 })  # fmt: skip
 _COUNTING = frozenset({"mov", "mp4"})  # formats with an index of all frames
-_BYTES_A_PIXEL = 4  # three of colour, one of labels
 _SHORT_S = 0.5  # seconds that may be missing at the end: containers round
 
 
@@ -129,7 +128,7 @@ def frame_of(picture: Any, index: int, time_s: float, name: str, fresh: bool) ->
     """A decoded frame whose conversion to RGB waits until there is room."""
     return Frame(
         load=lambda: to_rgb(picture),
-        cost=picture.width * picture.height * _BYTES_A_PIXEL,
+        cost=picture.width * picture.height * BYTES_A_PIXEL,
         index=index,
         time_s=time_s,
         source=name,

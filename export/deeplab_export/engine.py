@@ -27,6 +27,7 @@ from deeplab_infer.runtime.tensorrt_flavour import (
     gpu_is_missing,
     load_flavour,
 )
+from deeplab_infer.signals import handling
 
 from .engine_layers import Layer, engine_layers, network_layers, types_of
 from .precision import PRECISIONS, choose_precision
@@ -452,9 +453,5 @@ def _cancellable(trt: Any, config: Any, progress: Progress | None) -> Iterator[C
     monitor = Monitor()
     config.progress_monitor = monitor
     in_main = threading.current_thread() is threading.main_thread()
-    before = signal.signal(signal.SIGINT, lambda *_: stop.set()) if in_main else None
-    try:
+    with handling(lambda *_: stop.set(), signal.SIGINT) if in_main else contextlib.nullcontext():
         yield stop.is_set
-    finally:
-        if in_main:
-            signal.signal(signal.SIGINT, before)

@@ -21,6 +21,7 @@ from deeplab_infer.streaming.lines import FrameLines
 from deeplab_infer.streaming.names import read_names
 
 from ..networks import random_images
+from ..processes import hear_ctrl_c
 from ..runtime.cheap_runner import CheapRunner, open_cheap
 
 pytest.importorskip("av", reason="videos need PyAV: pip install 'deeplab-infer[video]'")
@@ -65,10 +66,10 @@ def lines(path):
 
 
 def start(*arguments, stdin=None, prepare=lambda: None):
-    """A process that Ctrl-C reaches: one started in the background may have been told to ignore it."""
+    """A process that Ctrl-C reaches."""
 
     def begin():
-        signal.signal(signal.SIGINT, signal.default_int_handler)
+        hear_ctrl_c()
         prepare()
 
     return subprocess.Popen(

@@ -3,7 +3,6 @@
 
 import contextlib
 import json
-import signal
 import subprocess
 
 import pytest
@@ -11,6 +10,7 @@ from deeplab_export import export_onnx
 from PIL import Image
 
 from ..networks import make_network, random_images
+from ..processes import hear_ctrl_c
 
 
 @pytest.fixture(scope="module")
@@ -59,7 +59,7 @@ def running(command):
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+        preexec_fn=hear_ctrl_c,
     )
     with process:
         try:
